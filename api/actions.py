@@ -1,0 +1,137 @@
+"""Actions: performed at once, their result is the answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from api.dependencies import (
+    CommunityHeader,
+    EngineDependency,
+    IdempotencyKeyHeader,
+    JsonObject,
+    check,
+    idempotency_of,
+    split_name,
+)
+from api.plugins import enabled_instance, find_action
+from engine.errors import (
+    EngineError,
+    PluginTimeoutError,
+    RecordedError,
+    ResourceNotFoundError,
+    UnavailableError,
+    describe,
+)
+from engine.resources import Engine
+from engine.sdk.parameters import fill_defaults
+from engine.store import invocations
+from engine.store.database import new_id, utc_now
+from engine.store.invocations import DONE, Invocation
+
+router = APIRouter(include_in_schema=False)
+
+BODY_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"parameters": {"type": "object"}},
+    "additionalProperties": False,
+}
+
+
+@router.post("/api/internal/action/{name}")
+async def perform_action(
+    name: str,
+    body: JsonObject,
+    engine: EngineDependency,
+    community: CommunityHeader = None,
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> Response:
+    """Perform an action of a plugin that the community has enabled."""
+    return await _perform(engine, name, body, community, idempotency_key, public=False)
+
+
+@router.post("/api/action/{name}")
+async def perform_public_action(
+    name: str,
+    body: JsonObject,
+    engine: EngineDependency,
+    community: CommunityHeader = None,
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> Response:
+    """Perform an action that its plugin has declared public."""
+    return await _perform(engine, name, body, community, idempotency_key, public=True)
+
+
+async def _perform(
+    engine: Engine,
+    name: str,
+    body: dict[str, Any],
+    community: str | None,
+    idempotency_key: str | None,
+    *,
+    public: bool,
+) -> Response:
+    plugin, slug = split_name(name)
+    action = find_action(plugin, slug)
+    if action is None or (public and not action.is_public):
+        raise ResourceNotFoundError(f"No such action: {name:.128}")
+    async with engine.database.read() as session:
+        instance = await enabled_instance(session, community, plugin)
+    check(body, BODY_SCHEMA)
+    schema = action.input_schema or {}
+    parameters = fill_defaults(body.get("parameters", {}), schema)
+    check(parameters, schema, "/parameters")
+    row = Invocation(
+        id=new_id(),
+        community=instance.community,
+        instance_id=instance.id,
+        plugin=plugin,
+        target=slug,
+        parameters=parameters,
+    )
+    scope = f"action {name} {instance.community}"
+    idempotency = idempotency_of(engine, scope, idempotency_key, body)
+    invocation_id = await invocations.accept_once(engine.database, row, row.id, idempotency)
+    if invocation_id != row.id:
+        return await _repeat(engine, instance.community, name, invocation_id)
+    return await _run(engine, instance.community, name, invocation_id)
+
+
+async def _run(engine: Engine, community: str, name: str, invocation_id: str) -> Response:
+    try:
+        await engine.temporal.perform_action(community, name, invocation_id)
+    except (PluginTimeoutError, UnavailableError) as error:
+        await _give_up(engine, invocation_id, error)
+    return await _answer(engine, invocation_id)
+
+
+async def _repeat(engine: Engine, community: str, name: str, invocation_id: str) -> Response:
+    """Answer as the first request with this idempotency key was, or will be, answered."""
+    async with engine.database.read() as session:
+        first = await invocations.get_invocation(session, invocation_id)
+    if first is not None and first.status == DONE:
+        return await _answer(engine, invocation_id)
+    return await _run(engine, community, name, invocation_id)
+
+
+async def _give_up(engine: Engine, invocation_id: str, error: EngineError) -> None:
+    """Record why there is no result, unless one came after all."""
+    async with engine.database.write() as session:
+        mark = await invocations.lock_invocation(session, invocation_id)
+        if mark is not None and mark.status != DONE:
+            mark.status, mark.error, mark.finished_at = DONE, describe(error), utc_now()
+
+
+async def _answer(engine: Engine, invocation_id: str) -> Response:
+    async with engine.database.read() as session:
+        done = await invocations.get_invocation(session, invocation_id)
+    if done is None or done.status != DONE:
+        raise EngineError("The action ended without a result")
+    if done.error is not None:
+        raise RecordedError(done.error)
+    value = (done.result or {}).get("value")
+    if value is None:
+        return Response(status_code=200)
+    return Response(json.dumps(value), media_type="application/json")

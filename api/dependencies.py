@@ -1,0 +1,194 @@
+"""What routes ask for by type: the engine, JSON bodies, headers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request
+
+from engine.errors import (
+    BadRequestError,
+    PayloadTooLargeError,
+    UnsupportedMediaTypeError,
+    Violation,
+)
+from engine.resources import Engine
+from engine.sdk.parameters import validate
+from engine.store.invocations import Idempotency
+
+LONGEST_KEY = 255
+
+
+def get_engine(request: Request) -> Engine:
+    """The engine that the application opened.
+
+    Args:
+        request: The request.
+
+    Returns:
+        The engine.
+    """
+    engine: Engine = request.state.engine
+    return engine
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """Read a request's body up to a limit.
+
+    Args:
+        request: The request.
+        most: The limit in bytes.
+
+    Returns:
+        The body.
+
+    Raises:
+        PayloadTooLargeError: It is longer.
+    """
+    too_large = PayloadTooLargeError(f"The body is over the limit of {most} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > most:
+        raise too_large
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """Read a request's body as a JSON object; no body is an empty one.
+
+    Args:
+        request: The request.
+
+    Returns:
+        The object.
+
+    Raises:
+        PayloadTooLargeError: It is too long.
+        UnsupportedMediaTypeError: It is not declared as JSON.
+        BadRequestError: It is no JSON, no object, or nested too deeply.
+    """
+    settings = get_engine(request).settings
+    body = await read_body(request, settings.request_max_bytes)
+    if not body.strip():
+        return {}
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise UnsupportedMediaTypeError(
+            f"The body's Content-Type is {media_type or 'missing'!r:.80}; send application/json"
+        )
+    try:
+        value = json.loads(body, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadRequestError("The body holds half a surrogate pair, which is no text") from None
+    except RecursionError:
+        raise BadRequestError(_too_deep(settings.request_max_depth)) from None
+    except ValueError as error:
+        raise BadRequestError(f"The body is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadRequestError("The body must be a JSON object", [Violation("", "not an object")])
+    if _deeper_than(value, settings.request_max_depth):
+        raise BadRequestError(_too_deep(settings.request_max_depth))
+    return value
+
+
+def check(value: Any, schema: Mapping[str, Any] | None, below: str = "") -> None:
+    """Refuse a document that does not fit its schema.
+
+    Args:
+        value: The document.
+        schema: JSON Schema; None or empty allows anything.
+        below: JSON Pointer to the document in the request's body.
+
+    Raises:
+        BadRequestError: It does not fit; each place is named.
+    """
+    if not schema:
+        return
+    violations = [Violation(below + v.path, v.message) for v in validate(value, schema)]
+    if violations:
+        first = "; ".join(f"{v.path or '/'}: {v.message}" for v in violations[:5])
+        raise BadRequestError(first, violations)
+
+
+def idempotency_of(
+    engine: Engine, scope: str, key: str | None, body: Mapping[str, Any]
+) -> Idempotency | None:
+    """Read a request's idempotency key.
+
+    Args:
+        engine: The engine.
+        scope: What the key is for: operation and community.
+        key: The header's value, if it was sent.
+        body: The request's body.
+
+    Returns:
+        The key with the body's hash, or None.
+
+    Raises:
+        BadRequestError: The key is empty or too long.
+    """
+    if key is None:
+        return None
+    if not 0 < len(key) <= LONGEST_KEY:
+        raise BadRequestError(f"Idempotency-Key must have 1 to {LONGEST_KEY} characters")
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return Idempotency(scope, key, digest, engine.settings.idempotency_hours)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split ``{plugin}.{slug}``.
+
+    Args:
+        name: The name.
+
+    Returns:
+        Plugin and slug; the slug is empty if there is no dot.
+    """
+    plugin, _, slug = name.partition(".")
+    return plugin, slug
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _too_deep(most: int) -> str:
+    return f"The body is nested too deeply; allowed are {most} levels"
+
+
+def _deeper_than(value: Any, most: int) -> bool:
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return True
+
+
+EngineDependency = Annotated[Engine, Depends(get_engine)]
+JsonObject = Annotated[dict[str, Any], Depends(json_object)]
+CommunityHeader = Annotated[
+    str | None,
+    Header(alias="X-Metagov-Community", description="Name of the community."),
+]
+IdempotencyKeyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="The same key with the same body gives the first request's answer.",
+    ),
+]

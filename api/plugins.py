@@ -1,0 +1,157 @@
+"""Which plugins there are, and which of them a community has enabled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from api.dependencies import EngineDependency
+from engine.errors import BadRequestError
+from engine.sdk.registry import (
+    ActionDeclaration,
+    PluginDeclaration,
+    ProcessDeclaration,
+    Registry,
+)
+from engine.store import communities
+from engine.store.communities import PluginInstance
+
+router = APIRouter(prefix="/api/internal", tags=["plugins"])
+
+
+@router.get("/plugins", summary="List the registered plugins")
+async def list_plugins(engine: EngineDependency) -> dict[str, Any]:
+    """Every registered plugin with its schemas, whether it uses webhooks, and its tasks."""
+    default = engine.settings.task_interval_seconds
+    return {
+        "plugins": [
+            {
+                "name": plugin.name,
+                "description": plugin.cls.description,
+                "auth_type": plugin.cls.auth_type,
+                "config_schema": plugin.config_schema,
+                "uses_webhooks": plugin.uses_webhooks,
+                "actions": describe_actions(plugin),
+                "processes": describe_processes(plugin),
+                "events": describe_events(plugin),
+                "tasks": [
+                    {"name": task.slug, "every_seconds": task.every_seconds or default}
+                    for task in plugin.tasks.values()
+                ],
+            }
+            for plugin in sorted(Registry.plugins.values(), key=lambda item: item.name)
+        ]
+    }
+
+
+def describe_actions(plugin: PluginDeclaration) -> list[dict[str, Any]]:
+    """A plugin's actions as drivers read them.
+
+    Args:
+        plugin: The plugin.
+
+    Returns:
+        One description for each action.
+    """
+    return [
+        {
+            "id": f"{plugin.name}.{action.slug}",
+            "description": action.description,
+            "parameters_schema": action.input_schema or {},
+            "response_schema": action.output_schema or {},
+            "is_public": action.is_public,
+        }
+        for action in plugin.actions.values()
+    ]
+
+
+def describe_processes(plugin: PluginDeclaration) -> list[dict[str, Any]]:
+    """A plugin's processes as drivers read them.
+
+    Args:
+        plugin: The plugin.
+
+    Returns:
+        One description for each process.
+    """
+    return [
+        {
+            "id": process.name,
+            "description": process.cls.description,
+            "parameters_schema": process.input_schema or {},
+            "response_schema": process.cls.outcome_schema or {},
+            "can_close": process.can_close,
+        }
+        for process in plugin.processes.values()
+    ]
+
+
+def describe_events(plugin: PluginDeclaration) -> list[dict[str, Any]]:
+    """The events that a plugin declares.
+
+    Args:
+        plugin: The plugin.
+
+    Returns:
+        One description for each event.
+    """
+    return [
+        {"event_type": item["type"], "source": plugin.name, "schema": item.get("schema", {})}
+        for item in plugin.event_schemas
+    ]
+
+
+def find_action(plugin: str, slug: str) -> ActionDeclaration | None:
+    """Find a registered action.
+
+    Args:
+        plugin: The plugin's name.
+        slug: The action's slug.
+
+    Returns:
+        The action, or None.
+    """
+    declaration = Registry.plugins.get(plugin)
+    return declaration.actions.get(slug) if declaration else None
+
+
+def find_process(plugin: str, slug: str) -> ProcessDeclaration | None:
+    """Find a registered process.
+
+    Args:
+        plugin: The plugin's name.
+        slug: The process' slug.
+
+    Returns:
+        The process, or None.
+    """
+    declaration = Registry.plugins.get(plugin)
+    return declaration.processes.get(slug) if declaration else None
+
+
+async def enabled_instance(
+    session: AsyncSession, community: str | None, plugin: str
+) -> PluginInstance:
+    """Find the plugin instance that a request is for.
+
+    Args:
+        session: An open session.
+        community: The ``X-Metagov-Community`` header.
+        plugin: The plugin's name.
+
+    Returns:
+        The instance.
+
+    Raises:
+        BadRequestError: There is no header, no such community, or the plugin is not enabled.
+    """
+    if not community:
+        raise BadRequestError("Missing required header 'X-Metagov-Community'")
+    instance = await communities.find_instance(session, community, plugin)
+    if instance is None:
+        if await communities.get_community(session, community) is None:
+            raise BadRequestError(f"Community '{community:.128}' not found")
+        raise BadRequestError(f"Plugin '{plugin}' not enabled for community '{community}'")
+    return instance

@@ -1,0 +1,189 @@
+"""The public door: find the plugin instance, verify, store, hand over."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, Request, Response
+
+from api.dependencies import EngineDependency, read_body
+from api.problems import problem_responses
+from engine.activities.invocation import LoadedPlugin, build_plugin, call
+from engine.errors import InvocationError, ResourceNotFoundError, SignatureError
+from engine.resources import Engine
+from engine.sdk.plugin import Community, Plugin
+from engine.sdk.registry import PluginDeclaration, Registry
+from engine.sdk.webhook import WebhookRequest, WebhookResponse
+from engine.store import communities
+from engine.store.communities import PluginInstance
+from engine.store.database import new_id, utc_now
+from engine.store.webhooks import ReceivedWebhook, without_secrets
+
+log = structlog.get_logger()
+
+router = APIRouter(prefix="/api/hooks", tags=["webhooks"])
+
+NOT_FOUND = "There is nothing at this address"
+RESPONSES = problem_responses(401, 404, 413, 503)
+
+
+@router.post("/{plugin}", summary="Receive a webhook of a whole platform", responses=RESPONSES)
+async def receive_for_platform(
+    plugin: str, request: Request, engine: EngineDependency
+) -> Response:
+    """One URL for all communities: the plugin says which instances a request is for."""
+    declaration = Registry.plugins.get(plugin)
+    route = getattr(declaration.cls, "webhook_community", None) if declaration else None
+    if declaration is None or route is None or not declaration.uses_webhooks:
+        raise ResourceNotFoundError(NOT_FOUND)
+    webhook = await _read(request, engine, declaration)
+    try:
+        wanted = route(webhook)
+    except Exception as error:
+        log.warning("webhook not routed", plugin=plugin, reason=type(error).__name__)
+        raise ResourceNotFoundError(NOT_FOUND) from None
+    async with engine.database.read() as session:
+        candidates = await communities.instances_of_plugin(session, plugin)
+    found = [
+        (instance, config)
+        for instance in candidates
+        if wanted
+        and (config := engine.secrets.decrypt(instance.config_encrypted))
+        and all(config.get(key) == value for key, value in wanted.items())
+    ]
+    if not found:
+        raise ResourceNotFoundError(NOT_FOUND)
+    answer = Response(status_code=200)
+    for instance, config in found:
+        answer = await _accept(engine, declaration, instance, config, webhook)
+    return answer
+
+
+@router.post(
+    "/{community}/{plugin}",
+    summary="Receive a webhook of a community's plugin",
+    responses=RESPONSES,
+)
+async def receive(
+    community: str, plugin: str, request: Request, engine: EngineDependency
+) -> Response:
+    """For plugins whose config sets no ``webhook_slug``."""
+    return await _receive(engine, request, community, plugin, "")
+
+
+@router.post(
+    "/{community}/{plugin}/{webhook_slug}",
+    summary="Receive a webhook of a community's plugin, at a hard-to-guess address",
+    responses=RESPONSES,
+)
+async def receive_at_slug(
+    community: str, plugin: str, webhook_slug: str, request: Request, engine: EngineDependency
+) -> Response:
+    """For plugins whose config sets this ``webhook_slug``."""
+    return await _receive(engine, request, community, plugin, webhook_slug)
+
+
+async def _receive(
+    engine: Engine, request: Request, community: str, plugin: str, slug: str
+) -> Response:
+    declaration = Registry.plugins.get(plugin)
+    if declaration is None or not declaration.uses_webhooks:
+        raise ResourceNotFoundError(NOT_FOUND)
+    async with engine.database.read() as session:
+        instance = await communities.find_instance(session, community, plugin)
+    if instance is None:
+        raise ResourceNotFoundError(NOT_FOUND)
+    config = engine.secrets.decrypt(instance.config_encrypted)
+    expected = str(config.get("webhook_slug") or "")
+    if not hmac.compare_digest(expected.encode(), slug.encode("utf-8", "surrogateescape")):
+        raise ResourceNotFoundError(NOT_FOUND)
+    webhook = await _read(request, engine, declaration)
+    return await _accept(engine, declaration, instance, config, webhook)
+
+
+async def _read(
+    request: Request, engine: Engine, declaration: PluginDeclaration
+) -> WebhookRequest:
+    most = declaration.cls.webhook_max_bytes or engine.settings.request_max_bytes
+    return WebhookRequest(
+        body=await read_body(request, most),
+        headers=dict(request.headers),
+        query=dict(request.query_params),
+        path=request.url.path,
+    )
+
+
+async def _accept(
+    engine: Engine,
+    declaration: PluginDeclaration,
+    instance: PluginInstance,
+    config: dict[str, Any],
+    webhook: WebhookRequest,
+) -> Response:
+    """Verify, answer at once where the plugin does so, else store and hand over."""
+    loaded = build_plugin(
+        engine,
+        instance_id=instance.id,
+        plugin=instance.plugin,
+        community=Community(instance.community),
+        config=config,
+        state={},
+        key=new_id(),
+    )
+    if not await _verified(loaded, config, webhook):
+        log.warning("webhook refused", community=instance.community, plugin=instance.plugin)
+        raise SignatureError("The webhook's signature does not verify")
+    if declaration.cls.answer_webhook is not Plugin.answer_webhook:
+        answer = await call(
+            loaded,
+            f"answer_webhook of '{declaration.name}'",
+            loaded.plugin.answer_webhook,
+            webhook,
+        )
+        if isinstance(answer, WebhookResponse):
+            return _as_response(answer)
+    row = ReceivedWebhook(
+        id=new_id(),
+        instance_id=instance.id,
+        community=instance.community,
+        plugin=instance.plugin,
+        path=webhook.path,
+        query=dict(webhook.query),
+        headers=without_secrets(webhook.headers),
+        body=webhook.body,
+    )
+    async with engine.database.write() as session:
+        session.add(row)
+    await engine.temporal.receive_webhook(instance.community, instance.plugin, row.id)
+    return Response(status_code=200)
+
+
+async def _verified(
+    loaded: LoadedPlugin, config: dict[str, Any], webhook: WebhookRequest
+) -> bool:
+    own_method = getattr(loaded.plugin, "verify_webhook", None)
+    if own_method is not None:
+        try:
+            verdict = await call(
+                loaded, f"verify_webhook of '{loaded.declaration.name}'", own_method, webhook
+            )
+        except InvocationError:
+            return False
+        return verdict is True
+    scheme = loaded.declaration.cls.webhook_signature
+    return scheme is None or scheme.verify(webhook, config, utc_now())
+
+
+def _as_response(answer: WebhookResponse) -> Response:
+    if isinstance(answer.body, dict):
+        return Response(
+            json.dumps(answer.body),
+            status_code=answer.status,
+            media_type=answer.content_type or "application/json",
+        )
+    return Response(
+        answer.body, status_code=answer.status, media_type=answer.content_type or "text/plain"
+    )

@@ -1,0 +1,280 @@
+"""Brings a community into its desired state: all of it, or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from temporalio import activity
+
+from engine.activities.heartbeat import first_try, with_heartbeat
+from engine.activities.invocation import (
+    LoadedPlugin,
+    build_plugin,
+    call,
+    hand_out,
+    store_effects,
+    tell_of_process,
+)
+from engine.resources import Engine
+from engine.errors import EngineError, OutcomeUnknownError, ResourceNotFoundError, describe
+from engine.messages import ApplyChange, ProcessRecord
+from engine.sdk import plugin as sdk
+from engine.sdk.registry import Registry
+from engine.store import communities, processes
+from engine.store.communities import Community, CommunityChange, PluginInstance
+from engine.store.database import new_id, utc_now
+from engine.temporal import TaskSchedule
+
+log = structlog.get_logger()
+
+ACCEPTED = "accepted"
+APPLIED = "applied"
+REFUSED = "refused"
+
+
+@dataclass
+class _Plan:
+    """What has to change for a community to be as desired."""
+
+    readable_name: str
+    positions: dict[str, int]
+    gone: list[PluginInstance] = field(default_factory=list)
+    kept: list[PluginInstance] = field(default_factory=list)
+    reconfigured: list[tuple[PluginInstance, dict[str, Any], LoadedPlugin]] = field(
+        default_factory=list
+    )
+    fresh: list[tuple[dict[str, Any], LoadedPlugin]] = field(default_factory=list)
+    replaced: dict[str, str] = field(default_factory=dict)
+
+
+class CommunityActivities:
+    """The activity that applies a community's change.
+
+    Args:
+        engine: What all activities share.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @activity.defn(name="apply_change")
+    async def apply_change(self, change: ApplyChange) -> None:
+        """Bring a community into its desired state; the result is recorded with the change.
+
+        Args:
+            change: Which change.
+        """
+        await with_heartbeat(self._apply(change.change_id))
+
+    async def _apply(self, change_id: str) -> None:
+        async with self._engine.database.read() as session:
+            change = await session.get_one(CommunityChange, change_id)
+        if change.status == ACCEPTED:
+            try:
+                if not first_try():
+                    raise OutcomeUnknownError(
+                        "A first try was cut off; the community is as it was, but whether "
+                        "`initialize` had an effect on a platform is not known"
+                    )
+                if change.desired_encrypted is None:
+                    items, records = await self._delete(change)
+                else:
+                    desired = self._engine.secrets.decrypt(change.desired_encrypted)
+                    items, records = await self._put(change, desired)
+            except EngineError as error:
+                await self._refuse(change, error)
+                return
+            log.info("community changed", community=change.community, change=change_id)
+        else:
+            items, records = [], []
+        if change.status != REFUSED:
+            await self._follow_up(change.community, items, records)
+
+    async def _put(
+        self, change: CommunityChange, desired: dict[str, Any]
+    ) -> tuple[list[str], list[ProcessRecord]]:
+        plan = await self._plan(change.community, desired)
+        for config, loaded in plan.fresh:
+            del config
+            await call(
+                loaded, f"initialize of '{loaded.declaration.name}'", loaded.plugin.initialize
+            )
+        for _, old_config, loaded in plan.reconfigured:
+            await call(
+                loaded,
+                f"on_config_change of '{loaded.declaration.name}'",
+                loaded.plugin.on_config_change,  # type: ignore[attr-defined]
+                old_config,
+            )
+        async with self._engine.database.write() as session:
+            row = await communities.lock_community(session, change.community)
+            if row is None:
+                row = Community(name=change.community)
+                session.add(row)
+                await session.flush()
+                created = True
+            else:
+                created = False
+            row.readable_name, row.updated_at = plan.readable_name, utc_now()
+            items, records = await self._end_processes(session, plan.gone)
+            replaced = list(plan.replaced.values())
+            await communities.delete_instances(session, [i.id for i in plan.gone] + replaced)
+            await session.flush()
+            for config, loaded in plan.fresh:
+                session.add(
+                    PluginInstance(
+                        id=loaded.instance_id,
+                        community=change.community,
+                        plugin=loaded.declaration.name,
+                        position=plan.positions[loaded.declaration.name],
+                        config_encrypted=self._engine.secrets.encrypt(config),
+                    )
+                )
+                await session.flush()
+                items += await store_effects(self._engine, session, loaded)
+                old_id = plan.replaced.get(loaded.declaration.name)
+                if old_id is not None:
+                    for process in await processes.unfinished_of_instance(session, old_id):
+                        process.instance_id = loaded.instance_id
+            for instance, _, loaded in plan.reconfigured:
+                stored = await session.get_one(PluginInstance, instance.id)
+                stored.position = plan.positions[instance.plugin]
+                stored.config_encrypted = self._engine.secrets.encrypt(dict(loaded.plugin.config))
+                items += await store_effects(self._engine, session, loaded)
+            for instance in plan.kept:
+                stored = await session.get_one(PluginInstance, instance.id)
+                stored.position = plan.positions[instance.plugin]
+            mark = await session.get_one(CommunityChange, change.id)
+            mark.status, mark.created, mark.desired_encrypted = APPLIED, created, None
+        return items, records
+
+    async def _plan(self, community: str, desired: dict[str, Any]) -> _Plan:
+        """Compare what is with what is wanted; configs are validated and complete already."""
+        engine = self._engine
+        wanted = {item["name"]: item["config"] for item in desired["plugins"]}
+        facts = sdk.Community(community, desired["readable_name"])
+        plan = _Plan(desired["readable_name"], {n: i for i, n in enumerate(wanted)})
+        async with engine.database.read() as session:
+            present = {i.plugin: i for i in await communities.instances_of(session, community)}
+            states = {
+                i.plugin: await communities.load_state(session, i.id) for i in present.values()
+            }
+        plan.gone = [i for name, i in present.items() if name not in wanted]
+        for name, config in wanted.items():
+            instance = present.get(name)
+            old = engine.secrets.decrypt(instance.config_encrypted) if instance else None
+            if instance is not None and old == config:
+                plan.kept.append(instance)
+                continue
+            keeps = hasattr(Registry.plugins[name].cls, "on_config_change")
+            stays = instance is not None and keeps
+            instance_id = instance.id if instance is not None and stays else new_id()
+            loaded = build_plugin(
+                engine,
+                instance_id=instance_id,
+                plugin=name,
+                community=facts,
+                config=config,
+                state=states[name] if stays else {},
+                key=f"{'on_config_change' if stays else 'initialize'}:{instance_id}",
+            )
+            if instance is not None and stays:
+                plan.reconfigured.append((instance, old or {}, loaded))
+            else:
+                plan.fresh.append((config, loaded))
+                if instance is not None:
+                    plan.replaced[name] = instance.id
+        return plan
+
+    async def _delete(
+        self, change: CommunityChange
+    ) -> tuple[list[str], list[ProcessRecord]]:
+        async with self._engine.database.write() as session:
+            row = await communities.lock_community(session, change.community)
+            if row is None:
+                raise ResourceNotFoundError(f"Community '{change.community}' not found")
+            instances = await communities.instances_of(session, change.community)
+            items, records = await self._end_processes(session, instances)
+            await communities.delete_instances(session, [i.id for i in instances])
+            await session.delete(row)
+            mark = await session.get_one(CommunityChange, change.id)
+            mark.status = APPLIED
+        return items, records
+
+    async def _end_processes(
+        self, session: Any, instances: Any
+    ) -> tuple[list[str], list[ProcessRecord]]:
+        items: list[str] = []
+        records: list[ProcessRecord] = []
+        for instance in instances:
+            for process in await processes.unfinished_of_instance(session, instance.id):
+                process.complete(
+                    {
+                        "code": "plugin_disabled",
+                        "message": f"Plugin '{instance.plugin}' was disabled for community "
+                        f"'{instance.community}' while the process was pending",
+                    }
+                )
+                items += await tell_of_process(session, process)
+                records.append(process.record())
+        return items, records
+
+    async def _refuse(self, change: CommunityChange, error: EngineError) -> None:
+        async with self._engine.database.write() as session:
+            mark = await session.get_one(CommunityChange, change.id)
+            mark.status, mark.error, mark.desired_encrypted = REFUSED, describe(error), None
+        log.warning(
+            "community not changed",
+            community=change.community,
+            kind=error.kind,
+            detail=error.detail,
+        )
+
+    async def _follow_up(
+        self, community: str, items: list[str], records: list[ProcessRecord]
+    ) -> None:
+        """Bring Temporal in line with the database."""
+        await hand_out(self._engine, community, items)
+        for record in records:
+            await self._engine.temporal.tell_process_to_reload(record)
+        wanted = {task.id: task for task in await tasks_of(self._engine, community)}
+        for task in wanted.values():
+            await self._engine.temporal.schedule_task(task)
+        for plugin in Registry.plugins.values():
+            for slug in plugin.tasks:
+                task = TaskSchedule(community, plugin.name, slug, "", 1)
+                if task.id not in wanted:
+                    await self._engine.temporal.unschedule_task(task.id)
+
+
+async def tasks_of(engine: Engine, community: str | None = None) -> list[TaskSchedule]:
+    """The schedules that there should be.
+
+    Args:
+        engine: What all activities share.
+        community: Only this community's.
+
+    Returns:
+        One for each task of each plugin instance.
+    """
+    async with engine.database.read() as session:
+        instances = (
+            await communities.all_instances(session)
+            if community is None
+            else await communities.instances_of(session, community)
+        )
+    return [
+        TaskSchedule(
+            community=instance.community,
+            plugin=instance.plugin,
+            task=task.slug,
+            instance_id=instance.id,
+            every_seconds=task.every_seconds or engine.settings.task_interval_seconds,
+        )
+        for instance in instances
+        if instance.plugin in Registry.plugins
+        for task in Registry.plugins[instance.plugin].tasks.values()
+    ]

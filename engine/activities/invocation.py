@@ -1,0 +1,296 @@
+"""The unit of work: load, run plugin code, store all that it did at once, hand out.
+
+Every call of plugin code goes through here, whichever way it came. A method that raises leaves
+nothing behind; one that returns has its state changes, events, and changes of its process stored in
+one transaction with the mark that it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import structlog
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from engine.activities.threads import run_in_thread
+from engine.errors import InvocationError, PluginCodeError, PluginTimeoutError
+from engine.resources import Engine, webhook_path
+from engine.sdk.http import as_plugin_error
+from engine.sdk.parameters import secret_properties
+from engine.sdk.plugin import Community, InvocationContext, Plugin
+from engine.sdk.registry import PluginDeclaration, Registry
+from engine.sdk.state import State
+from engine.store import communities, outbox
+from engine.store.communities import PluginInstance
+from engine.store.processes import GovernanceProcess
+from engine.store.secrets import redact, secret_values
+
+log = structlog.get_logger()
+
+
+@dataclass
+class LoadedPlugin:
+    """A plugin instance, ready for one call.
+
+    Attributes:
+        instance_id: The instance's id.
+        declaration: What the plugin declares.
+        plugin: The object that stands for the instance during the call.
+        context: What the call is given, and what it did.
+        hidden: The config's secrets, to be kept out of every text.
+    """
+
+    instance_id: str
+    declaration: PluginDeclaration
+    plugin: Plugin
+    context: InvocationContext
+    hidden: tuple[str, ...]
+
+    @property
+    def community(self) -> str:
+        """The community's name."""
+        return self.context.community.name
+
+
+async def load_plugin(
+    engine: Engine, session: AsyncSession, instance: PluginInstance, key: str
+) -> LoadedPlugin:
+    """Load a plugin instance with config and state.
+
+    Args:
+        engine: What all activities share.
+        session: An open session.
+        instance: The instance's row.
+        key: The idempotency key of the call.
+
+    Returns:
+        The instance, ready for one call.
+
+    Raises:
+        PluginCodeError: The plugin is not installed in this worker.
+    """
+    community = await communities.get_community(session, instance.community)
+    return build_plugin(
+        engine,
+        instance_id=instance.id,
+        plugin=instance.plugin,
+        community=Community(instance.community, community.readable_name if community else ""),
+        config=engine.secrets.decrypt(instance.config_encrypted),
+        state=await communities.load_state(session, instance.id),
+        key=key,
+    )
+
+
+def build_plugin(
+    engine: Engine,
+    *,
+    instance_id: str,
+    plugin: str,
+    community: Community,
+    config: dict[str, Any],
+    state: dict[str, str],
+    key: str,
+) -> LoadedPlugin:
+    """Make the object that stands for a plugin instance during one call.
+
+    Args:
+        engine: What all activities share.
+        instance_id: The instance's id.
+        plugin: The plugin's name.
+        community: The community.
+        config: The config, opened.
+        state: Encoded state by key.
+        key: The idempotency key of the call.
+
+    Returns:
+        The instance, ready for one call.
+
+    Raises:
+        PluginCodeError: The plugin is not installed in this worker.
+    """
+    declaration = Registry.plugins.get(plugin)
+    if declaration is None:
+        raise PluginCodeError(f"The plugin '{plugin}' is not installed in this worker")
+    context = InvocationContext(
+        community=community,
+        config=config,
+        state=State(state, modules_of(declaration)),
+        idempotency_key=key,
+        webhook_url=engine.settings.base_url
+        + webhook_path(community.name, plugin, config.get("webhook_slug")),
+        outbound=engine.outbound,
+        timeout_seconds=engine.settings.invocation_timeout_seconds,
+        log=log.bind(community=community.name, plugin=plugin, invocation=key),
+    )
+    return LoadedPlugin(
+        instance_id=instance_id,
+        declaration=declaration,
+        plugin=declaration.cls(context),
+        context=context,
+        hidden=secret_values(config, secret_properties(declaration.config_schema)),
+    )
+
+
+def modules_of(declaration: PluginDeclaration) -> Callable[[str], bool]:
+    """Which modules' classes a plugin's state may hold.
+
+    Args:
+        declaration: The plugin.
+
+    Returns:
+        A function that is true for the modules of the plugin's own package.
+    """
+    module = declaration.cls.__module__
+    package = module.rpartition(".")[0] or module
+
+    def allowed(name: str) -> bool:
+        return name in (module, package) or name.startswith(f"{package}.")
+
+    return allowed
+
+
+async def call(
+    loaded: LoadedPlugin, what: str, method: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    """Call a method of plugin code: ``async def`` on the loop, ``def`` in a thread.
+
+    Args:
+        loaded: The plugin instance.
+        what: Name of the call for errors and logs, such as ``action 'times-two'``.
+        method: The bound method.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        InvocationError: It failed; the error holds no secret, and of failures that are not the
+            platform's, nothing of the inside.
+    """
+    seconds = loaded.context.timeout_seconds
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            if inspect.iscoroutinefunction(method):
+                return await method(*args, **kwargs)
+            return await run_in_thread(lambda: method(*args, **kwargs), name=what)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise _failed(loaded, what, "raised CancelledError") from None
+    except InvocationError as error:
+        raise redacted(error, loaded.hidden) from None
+    except BaseException as error:
+        if isinstance(error, TimeoutError) and deadline.expired():
+            raise PluginTimeoutError(
+                f"The plugin '{loaded.declaration.name}' did not end {what} within {seconds:g} s; "
+                "whether it had an effect on the platform is not known"
+            ) from None
+        mapped = as_plugin_error(error) if isinstance(error, Exception) else None
+        if mapped is not None:
+            raise redacted(mapped, loaded.hidden) from None
+        raise _failed(loaded, what, _described(error, loaded.hidden)) from None
+    finally:
+        await loaded.context.close()
+
+
+def _failed(loaded: LoadedPlugin, what: str, reason: str) -> PluginCodeError:
+    loaded.context.log.error("plugin code failed", call=what, reason=reason)
+    return PluginCodeError(f"The plugin '{loaded.declaration.name}' failed in {what}")
+
+
+def _described(error: BaseException, hidden: Iterable[str]) -> str:
+    """The error and the lines of plugin code it passed, for the log."""
+    lines = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        lines.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return redact(f"{type(error).__name__}: {error} at {' < '.join(reversed(lines[-6:]))}", hidden)
+
+
+def redacted(error: InvocationError, hidden: Iterable[str]) -> InvocationError:
+    """Take a config's secrets out of an error's sentence.
+
+    Args:
+        error: The error.
+        hidden: The secrets' values.
+
+    Returns:
+        The same error.
+    """
+    error.detail = redact(error.detail, hidden)
+    error.args = (error.detail,)
+    return error
+
+
+async def store_effects(engine: Engine, session: AsyncSession, loaded: LoadedPlugin) -> list[str]:
+    """Store what a call did to its plugin instance: state changes and events.
+
+    Args:
+        engine: What all activities share.
+        session: A session in the transaction that marks the call as done.
+        loaded: The plugin instance after the call.
+
+    Returns:
+        Ids of the outbox items that are to be delivered.
+    """
+    await communities.store_state(session, loaded.instance_id, loaded.context.state.changes())
+    receiver = engine.settings.driver_event_receiver_url
+    items = []
+    for event in loaded.context.events:
+        item = await outbox.append(
+            session,
+            community=loaded.community,
+            kind=outbox.EVENT,
+            body={
+                "community": loaded.community,
+                "source": loaded.declaration.name,
+                "event_type": event.event_type,
+                "timestamp": event.timestamp,
+                "data": event.data,
+                "initiator": event.initiator,
+            },
+            url=receiver,
+        )
+        items.append(item)
+    return [item.id for item in items if item.url]
+
+
+async def tell_of_process(session: AsyncSession, process: GovernanceProcess) -> list[str]:
+    """Put a process' record into the outbox, for its callback URL.
+
+    Args:
+        session: A session in the transaction that changes the process.
+        process: The process after the change.
+
+    Returns:
+        Ids of the outbox items that are to be delivered.
+    """
+    item = await outbox.append(
+        session,
+        community=process.community,
+        kind=outbox.PROCESS,
+        body=asdict(process.record()),
+        url=process.callback_url,
+    )
+    return [item.id] if item.url else []
+
+
+async def hand_out(engine: Engine, community: str, items: Iterable[str]) -> None:
+    """Have stored items delivered.
+
+    Args:
+        engine: What all activities share.
+        community: The community's name.
+        items: Ids of outbox items.
+    """
+    for item in items:
+        await engine.temporal.deliver(community, item)
+

@@ -1,0 +1,391 @@
+"""Runs the methods of governance processes."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from engine.activities.heartbeat import first_try, try_again, with_heartbeat
+from engine.activities.invocation import (
+    LoadedPlugin,
+    call,
+    hand_out,
+    load_plugin,
+    modules_of,
+    store_effects,
+    tell_of_process,
+)
+from engine.resources import Engine
+from engine.errors import EngineError, OutcomeUnknownError, PluginCodeError, describe
+from engine.messages import (
+    COMPLETED,
+    InvocationOutcome,
+    InvokeProcess,
+    PollProcess,
+    ReadProcess,
+)
+from engine.sdk.arguments import arguments_for
+from engine.sdk.parameters import Parameters
+from engine.sdk.process import GovernanceProcess as ProcessObject
+from engine.sdk.process import ProcessContext, ProcessSnapshot
+from engine.sdk.registry import ProcessDeclaration
+from engine.sdk.state import State
+from engine.sdk.webhook import WebhookRequest
+from engine.store import communities, invocations, processes, webhooks
+from engine.store.database import utc_now
+from engine.store.invocations import DONE, Invocation
+from engine.store.processes import GovernanceProcess
+
+log = structlog.get_logger()
+
+MOST_TRIES = 3
+MOST_WEBHOOK_TRIES = 5
+LONGEST_RETRY_SECONDS = 5.0
+POLL_JITTER = 0.1
+
+
+@dataclass
+class _Loaded:
+    """A process, ready for one call."""
+
+    row: GovernanceProcess
+    plugin: LoadedPlugin
+    declaration: ProcessDeclaration
+    process: ProcessObject
+    state: State
+
+
+class ProcessActivities:
+    """The activities of a process' workflow.
+
+    Args:
+        engine: What all activities share.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @activity.defn(name="invoke_process")
+    async def invoke_process(self, invocation: InvokeProcess) -> InvocationOutcome:
+        """Call a method of a process and store what it did.
+
+        Args:
+            invocation: Which process and method.
+
+        Returns:
+            The record, and whether the method failed.
+
+        Raises:
+            ApplicationError: It is to be tried again.
+        """
+        return await with_heartbeat(self._invoke(invocation))
+
+    @activity.defn(name="poll_process")
+    async def poll_process(self, poll: PollProcess) -> InvocationOutcome:
+        """Call ``update`` now and then; fails, to be retried, as long as there is no news.
+
+        Args:
+            poll: Which process.
+
+        Returns:
+            The record, once it has changed.
+
+        Raises:
+            ApplicationError: There is no news yet.
+        """
+        return await with_heartbeat(self._poll(poll))
+
+    @activity.defn(name="read_process")
+    async def read_process(self, read: ReadProcess) -> InvocationOutcome:
+        """Give the record as it stands.
+
+        Args:
+            read: Which process.
+
+        Returns:
+            The record.
+        """
+        async with self._engine.database.read() as session:
+            return InvocationOutcome((await _get(session, read.process_id)).record())
+
+    async def _invoke(self, invocation: InvokeProcess) -> InvocationOutcome:
+        done = await self._done_before(invocation.process_id, invocation.invocation_id)
+        if done is not None:
+            return done
+        loaded = None
+        try:
+            if invocation.method == "start" and not first_try():
+                raise OutcomeUnknownError(
+                    "A first try to start the process was cut off; "
+                    "whether it had an effect on the platform is not known"
+                )
+            loaded = await self._load(invocation.process_id, invocation.invocation_id)
+            await self._call(loaded, invocation)
+            snapshot = self._snapshot(loaded)
+        except EngineError as error:
+            return await self._failed(invocation, error)
+        outcome = await self._commit(loaded, snapshot, invocation.invocation_id, invocation.method)
+        log.info(
+            "process invoked",
+            process=invocation.process_id,
+            community=outcome.record.community,
+            name=outcome.record.name,
+            method=invocation.method,
+            status=outcome.record.status,
+        )
+        return outcome
+
+    async def _poll(self, poll: PollProcess) -> InvocationOutcome:
+        done = await self._done_before(poll.process_id, poll.invocation_id)
+        if done is not None:
+            return done
+        loaded = await self._load(poll.process_id, poll.invocation_id)
+        if activity.info().attempt == 1:
+            raise self._no_news(loaded)
+        before = loaded.row.record()
+        try:
+            what = f"the update of process '{loaded.declaration.name}'"
+            await call(loaded.plugin, what, loaded.process.update)  # type: ignore[attr-defined]
+            snapshot = self._snapshot(loaded)
+        except EngineError as error:
+            log.warning(
+                "poll failed",
+                process=poll.process_id,
+                name=before.name,
+                kind=error.kind,
+                detail=error.detail,
+            )
+            raise self._no_news(loaded, getattr(error, "retry_after_seconds", None)) from None
+        if not _changes_anything(loaded, snapshot):
+            raise self._no_news(loaded)
+        outcome = await self._commit(loaded, snapshot, poll.invocation_id, "update")
+        log.info(
+            "poll brought news",
+            process=poll.process_id,
+            community=before.community,
+            name=before.name,
+            status=outcome.record.status,
+        )
+        return outcome
+
+    async def _done_before(self, process_id: str, invocation_id: str) -> InvocationOutcome | None:
+        """The outcome, if this invocation is done or the process needs none any more."""
+        async with self._engine.database.read() as session:
+            row = await _get(session, process_id)
+            mark = await invocations.get_invocation(session, invocation_id)
+        if mark is not None:
+            await hand_out(self._engine, row.community, (mark.result or {}).get("items", []))
+            return InvocationOutcome(row.record(), mark.id if mark.error else None)
+        return InvocationOutcome(row.record()) if row.status == COMPLETED else None
+
+    async def _load(self, process_id: str, invocation_id: str) -> _Loaded:
+        async with self._engine.database.read() as session:
+            row = await _get(session, process_id)
+            instance = await communities.find_instance(session, row.community, row.plugin)
+            if instance is None:
+                raise PluginCodeError(f"Plugin '{row.plugin}' is not enabled any more")
+            plugin = await load_plugin(self._engine, session, instance, invocation_id)
+        declaration = plugin.declaration.processes.get(row.slug)
+        if declaration is None:
+            raise PluginCodeError(f"This worker knows no process '{row.name}'")
+        context = ProcessContext(
+            id=row.id,
+            status=row.status,
+            parameters=Parameters(row.parameters, declaration.input_schema),
+            outcome=row.outcome,
+            errors=row.errors,
+            url=row.url,
+            title=row.title,
+            correlation_key=row.correlation_key,
+            closing_at=row.closing_at,
+            poll_every_seconds=row.poll_every_seconds,
+            created_at=row.created_at,
+            state=State(row.state, modules_of(plugin.declaration)),
+        )
+        plugin.context.log = plugin.context.log.bind(process=row.id)
+        process = declaration.cls(context, plugin.plugin)
+        return _Loaded(row, plugin, declaration, process, context.state)
+
+    async def _call(self, loaded: _Loaded, invocation: InvokeProcess) -> None:
+        method = getattr(loaded.process, invocation.method)
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = {}
+        if invocation.method == "start":
+            schema = loaded.declaration.input_schema
+            args, kwargs = arguments_for(method, loaded.process.parameters, schema)
+        elif invocation.method == "receive_webhook":
+            args = (await self._webhook(invocation.webhook_id),)
+        what = f"the {invocation.method} of process '{loaded.declaration.name}'"
+        await call(loaded.plugin, what, method, *args, **kwargs)
+
+    async def _webhook(self, webhook_id: str | None) -> WebhookRequest:
+        async with self._engine.database.read() as session:
+            row = await webhooks.get_webhook(session, webhook_id or "")
+        if row is None:
+            raise PluginCodeError("The webhook is past its retention")
+        return WebhookRequest(body=row.body, headers=row.headers, query=row.query, path=row.path)
+
+    def _snapshot(self, loaded: _Loaded) -> ProcessSnapshot:
+        snapshot = loaded.process.snapshot()
+        size = len(json.dumps([snapshot.outcome, snapshot.errors]))
+        most = self._engine.settings.record_max_bytes
+        if size > most:
+            raise PluginCodeError(
+                f"outcome and errors of process '{loaded.declaration.name}' are {size} bytes of "
+                f"JSON; allowed are {most}"
+            )
+        loaded.state.changes()
+        return snapshot
+
+    async def _commit(
+        self, loaded: _Loaded, snapshot: ProcessSnapshot, invocation_id: str, method: str
+    ) -> InvocationOutcome:
+        async with self._engine.database.write() as session:
+            row = await processes.lock_process(session, loaded.row.id)
+            assert row is not None, "processes are never deleted while they run"
+            if row.status == COMPLETED:
+                # It was ended meanwhile, its plugin disabled: nothing of this call may stand.
+                return InvocationOutcome(row.record())
+            told = _tells_driver(row, snapshot, method)
+            _apply(row, snapshot, loaded.state)
+            items = await store_effects(self._engine, session, loaded.plugin)
+            if told:
+                items += await tell_of_process(session, row)
+            session.add(_mark(row, invocation_id, method, result={"items": items}))
+        await hand_out(self._engine, row.community, items)
+        return InvocationOutcome(row.record())
+
+    async def _failed(self, invocation: InvokeProcess, error: EngineError) -> InvocationOutcome:
+        retry_after = getattr(error, "retry_after_seconds", None)
+        tries = activity.info().attempt
+        if invocation.method == "receive_webhook" and tries < MOST_WEBHOOK_TRIES:
+            raise try_again(error, retry_after)
+        patient = (retry_after or 0) <= LONGEST_RETRY_SECONDS
+        if error.nothing_done and tries < MOST_TRIES and patient:
+            raise try_again(error, retry_after)
+        async with self._engine.database.write() as session:
+            row = await processes.lock_process(session, invocation.process_id)
+            assert row is not None, "processes are never deleted while they run"
+            items: list[str] = []
+            if invocation.method == "start" and row.status != COMPLETED:
+                unknown = isinstance(error, OutcomeUnknownError)
+                row.complete(
+                    {
+                        "code": "start_outcome_unknown" if unknown else "start_failed",
+                        "kind": error.kind,
+                        "message": error.detail,
+                    }
+                )
+                # A start that failed is told by the request's own answer.
+                items = await tell_of_process(session, row) if unknown else []
+            session.add(
+                _mark(
+                    row,
+                    invocation.invocation_id,
+                    invocation.method,
+                    result={"items": items},
+                    error=describe(error),
+                )
+            )
+        log.warning(
+            "process invocation failed",
+            process=row.id,
+            name=row.name,
+            method=invocation.method,
+            kind=error.kind,
+            detail=error.detail,
+        )
+        await hand_out(self._engine, row.community, items)
+        return InvocationOutcome(row.record(), invocation.invocation_id)
+
+    def _no_news(self, loaded: _Loaded, at_least: float | None = None) -> ApplicationError:
+        """The failure that has Temporal poll again when the next poll is due."""
+        every = (
+            loaded.row.poll_every_seconds
+            or loaded.declaration.poll_every_seconds
+            or self._engine.settings.poll_interval_seconds
+        )
+        # Spread, so that processes started together are not polled together.
+        seconds = max(every * random.uniform(1 - POLL_JITTER, 1), at_least or 0)  # noqa: S311
+        return ApplicationError(
+            "no news",
+            type="no_news",
+            category=ApplicationErrorCategory.BENIGN,
+            next_retry_delay=timedelta(seconds=seconds),
+        )
+
+
+async def _get(session: Any, process_id: str) -> GovernanceProcess:
+    row = await processes.get_process(session, process_id)
+    assert row is not None, "a process is stored before its workflow starts"
+    return row
+
+
+def _mark(
+    row: GovernanceProcess, invocation_id: str, method: str, *, result: Any, error: Any = None
+) -> Invocation:
+    return Invocation(
+        id=invocation_id,
+        community=row.community,
+        instance_id=row.instance_id,
+        plugin=row.plugin,
+        target=f"{row.slug}#{method}",
+        status=DONE,
+        result=result,
+        error=error,
+        finished_at=utc_now(),
+    )
+
+
+def _apply(row: GovernanceProcess, snapshot: ProcessSnapshot, state: State) -> None:
+    row.outcome = snapshot.outcome
+    row.errors = snapshot.errors
+    row.url = snapshot.url
+    row.title = snapshot.title
+    row.correlation_key = snapshot.correlation_key
+    row.closing_at = snapshot.closing_at
+    row.poll_every_seconds = snapshot.poll_every_seconds
+    changes = state.changes()
+    if changes:
+        kept = {key: value for key, value in row.state.items() if changes.get(key, "") is not None}
+        row.state = kept | {key: value for key, value in changes.items() if value is not None}
+    row.updated_at = utc_now()
+    if snapshot.status == COMPLETED:
+        row.complete()
+    else:
+        row.status = "pending"
+
+
+def _tells_driver(row: GovernanceProcess, snapshot: ProcessSnapshot, method: str) -> bool:
+    """Whether the driver is called back: on completion, and on a new outcome after ``start``."""
+    if snapshot.status == COMPLETED:
+        return True
+    return method != "start" and snapshot.outcome != row.outcome
+
+
+def _changes_anything(loaded: _Loaded, snapshot: ProcessSnapshot) -> bool:
+    row = loaded.row
+    now = (row.outcome, row.errors, row.url, row.title, row.correlation_key, row.closing_at)
+    new = (
+        snapshot.outcome,
+        snapshot.errors,
+        snapshot.url,
+        snapshot.title,
+        snapshot.correlation_key,
+        snapshot.closing_at,
+    )
+    return bool(
+        now != new
+        or snapshot.status == COMPLETED
+        or snapshot.poll_every_seconds != row.poll_every_seconds
+        or loaded.state.changes()
+        or loaded.plugin.context.state.changes()
+        or loaded.plugin.context.events
+    )

@@ -1,0 +1,251 @@
+"""What crosses Temporal: inputs, results, names and signatures of activities.
+
+Ids travel, content does not: parameters, secrets and webhook bodies stay in the database. The one
+exception is the process record, which drivers may await or query by a Temporal client.
+
+The activities here are signatures only, so that workflows can name them without importing what
+they do; ``engine/activities`` implements each under the same name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from temporalio import activity
+from temporalio.common import SearchAttributeKey
+
+COMMUNITY_ATTRIBUTE = SearchAttributeKey.for_keyword("MetagovCommunity")
+PLUGIN_ATTRIBUTE = SearchAttributeKey.for_keyword("MetagovPlugin")
+PROCESS_ATTRIBUTE = SearchAttributeKey.for_keyword("MetagovProcess")
+STATUS_ATTRIBUTE = SearchAttributeKey.for_keyword("MetagovStatus")
+SEARCH_ATTRIBUTES = (COMMUNITY_ATTRIBUTE, PLUGIN_ATTRIBUTE, PROCESS_ATTRIBUTE, STATUS_ATTRIBUTE)
+
+COMPLETED = "completed"
+
+
+@dataclass(frozen=True)
+class ProcessRecord:
+    """A governance process as drivers see it; times are ISO 8601 in UTC."""
+
+    id: str
+    name: str
+    community: str
+    status: str
+    errors: Any
+    outcome: Any
+    url: str | None
+    created_at: str
+    updated_at: str
+    completed_at: str | None = None
+    closing_at: str | None = None
+
+    @property
+    def completed(self) -> bool:
+        """Whether the process has ended."""
+        return self.status == COMPLETED
+
+    @property
+    def closing_moment(self) -> datetime | None:
+        """``closing_at`` as a datetime."""
+        return datetime.fromisoformat(self.closing_at) if self.closing_at else None
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a process' class defines, so that only that is scheduled."""
+
+    can_close: bool
+    can_update: bool
+    receives_webhooks: bool
+
+
+@dataclass
+class ProcessProgress:
+    """What a running process workflow must remember; it travels through continue-as-new.
+
+    Attributes:
+        record: The record after the latest invocation; None before ``start`` has run.
+        failure: Id of the invocation that failed to start the process, if it did.
+        webhooks: Ids of received webhooks that wait for their turn.
+        invocations: How many invocations were begun; gives each its id.
+        missed_closings: How often the closing time came and the process stayed open.
+    """
+
+    record: ProcessRecord | None = None
+    failure: str | None = None
+    webhooks: list[str] = field(default_factory=list)
+    invocations: int = 0
+    missed_closings: int = 0
+
+
+@dataclass
+class RunGovernanceProcess:
+    """Input of the workflow of one governance process."""
+
+    process_id: str
+    community: str
+    name: str
+    capabilities: Capabilities
+    invocation_timeout_seconds: float
+    progress: ProcessProgress = field(default_factory=ProcessProgress)
+
+
+@dataclass(frozen=True)
+class InvokeProcess:
+    """One call of a process' ``start``, ``close`` or ``receive_webhook``."""
+
+    process_id: str
+    invocation_id: str
+    method: str
+    webhook_id: str | None = None
+
+
+@dataclass(frozen=True)
+class PollProcess:
+    """Calls of a process' ``update``, repeated until there is news."""
+
+    process_id: str
+    invocation_id: str
+
+
+@dataclass(frozen=True)
+class ReadProcess:
+    """A look at a process' record, without calling plugin code."""
+
+    process_id: str
+
+
+@dataclass(frozen=True)
+class InvocationOutcome:
+    """What an invocation left of its process.
+
+    Attributes:
+        record: The record now.
+        failure: Id of the invocation if it failed; its error lies in the database.
+    """
+
+    record: ProcessRecord
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class PerformAction:
+    """One call of an action."""
+
+    invocation_id: str
+
+
+@dataclass(frozen=True)
+class ReceiveWebhook:
+    """The handling of one stored webhook."""
+
+    webhook_id: str
+
+
+@dataclass(frozen=True)
+class RunTask:
+    """One run of a plugin's event producer task."""
+
+    instance_id: str
+    task: str
+
+
+@dataclass(frozen=True)
+class RunEventProducer:
+    """Input of the workflow that a schedule starts."""
+
+    instance_id: str
+    task: str
+    invocation_timeout_seconds: float
+
+
+@dataclass(frozen=True)
+class RunCommunity:
+    """Input of the workflow that applies a community's changes one at a time."""
+
+    community: str
+    change_timeout_seconds: float
+
+
+@dataclass(frozen=True)
+class ApplyChange:
+    """One change of a community: its new desired state, or its deletion."""
+
+    change_id: str
+
+
+@dataclass(frozen=True)
+class Deliver:
+    """The sending of one outbox item to its driver."""
+
+    item_id: str
+
+
+@activity.defn(name="invoke_process")
+async def invoke_process(invocation: InvokeProcess) -> InvocationOutcome:
+    """Call a method of a process and store what it did."""
+    raise AssertionError("signature only")
+
+
+@activity.defn(name="poll_process")
+async def poll_process(poll: PollProcess) -> InvocationOutcome:
+    """Call ``update`` now and then; fails, to be retried, as long as there is no news."""
+    raise AssertionError("signature only")
+
+
+@activity.defn(name="read_process")
+async def read_process(read: ReadProcess) -> InvocationOutcome:
+    """Give the record as it stands."""
+    raise AssertionError("signature only")
+
+
+@activity.defn(name="perform_action")
+async def perform_action(action: PerformAction) -> None:
+    """Call an action and store its result."""
+    raise AssertionError("signature only")
+
+
+@activity.defn(name="receive_webhook")
+async def receive_webhook(webhook: ReceiveWebhook) -> None:
+    """Hand a stored webhook to the plugin's receiver and to the processes that it concerns."""
+    raise AssertionError("signature only")
+
+
+@activity.defn(name="run_task")
+async def run_task(task: RunTask) -> None:
+    """Run an event producer task."""
+    raise AssertionError("signature only")
+
+
+@activity.defn(name="apply_change")
+async def apply_change(change: ApplyChange) -> None:
+    """Bring a community into its desired state."""
+    raise AssertionError("signature only")
+
+
+@activity.defn(name="deliver")
+async def deliver(delivery: Deliver) -> None:
+    """Send an outbox item; fails, to be retried, until the driver has taken it."""
+    raise AssertionError("signature only")
+
+
+@activity.defn(name="reconcile")
+async def reconcile() -> None:
+    """Put right what a crash left half-way between the database and Temporal."""
+    raise AssertionError("signature only")
+
+
+def process_workflow_id(community: str, name: str, process_id: str) -> str:
+    """The id of a process' workflow.
+
+    Args:
+        community: The community's name.
+        name: ``{plugin}.{slug}``.
+        process_id: The process' id.
+
+    Returns:
+        ``process/{community}/{plugin}.{slug}/{id}``.
+    """
+    return f"process/{community}/{name}/{process_id}"

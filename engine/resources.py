@@ -1,0 +1,108 @@
+"""What the API and the worker both hold open: database, keys, Temporal, outbound policy."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from engine.messages import Capabilities
+from engine.outbound import OutboundPolicy
+from engine.sdk.registry import ProcessDeclaration
+from engine.settings import Settings
+from engine.store.database import Database, open_database
+from engine.store.secrets import SecretBox, kept_secret, open_secret_box
+from engine.temporal import Temporal, connect
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What is open as long as a process of the engine runs.
+
+    Attributes:
+        settings: The settings.
+        database: The database.
+        secrets: Opens plugin configs.
+        temporal: What is asked of Temporal.
+        outbound: Which addresses may be called.
+    """
+
+    settings: Settings
+    database: Database
+    secrets: SecretBox
+    temporal: Temporal
+    outbound: OutboundPolicy
+
+
+@asynccontextmanager
+async def open_engine(settings: Settings, *, lazy: bool) -> AsyncIterator[Engine]:
+    """Open all that the engine needs, and close it in reverse.
+
+    Args:
+        settings: The settings.
+        lazy: Whether Temporal may be away for now.
+
+    Yields:
+        The engine.
+
+    Raises:
+        SettingsError: A setting does not work.
+        RuntimeError: Temporal does not answer, and ``lazy`` is False.
+    """
+    async with AsyncExitStack() as stack:
+        database = open_database(settings)
+        stack.push_async_callback(database.close)
+        yield Engine(
+            settings=settings,
+            database=database,
+            secrets=open_secret_box(settings),
+            temporal=Temporal(await connect(settings, lazy=lazy), settings),
+            outbound=OutboundPolicy(
+                allow_loopback=settings.allow_loopback,
+                allowed_networks=settings.outbound_allowed_networks,
+            ),
+        )
+
+
+def driver_webhook_secret(settings: Settings) -> str:
+    """The Standard Webhooks secret that signs deliveries.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The setting's, or one made once in the data folder.
+    """
+    if settings.driver_webhook_secret is not None:
+        return settings.driver_webhook_secret.get_secret_value()
+    fresh = "whsec_" + base64.b64encode(os.urandom(32)).decode()
+    return kept_secret(settings.data_dir / "driver-webhook-secret", fresh)
+
+
+def webhook_path(community: str, plugin: str, slug: Any) -> str:
+    """The path at which a plugin instance receives webhooks.
+
+    Args:
+        community: The community's name.
+        plugin: The plugin's name.
+        slug: The config's ``webhook_slug``, or None.
+
+    Returns:
+        The path.
+    """
+    return f"/api/hooks/{community}/{plugin}" + (f"/{slug}" if slug else "")
+
+
+def capabilities_of(process: ProcessDeclaration) -> Capabilities:
+    """What a process' class defines, as its workflow is told.
+
+    Args:
+        process: The declaration.
+
+    Returns:
+        The plain facts.
+    """
+    return Capabilities(process.can_close, process.can_update, process.receives_webhooks)

@@ -1,0 +1,219 @@
+"""Plugin: what a platform's plugin inherits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import structlog
+
+from engine.errors import PluginCodeError
+from engine.outbound import OutboundPolicy
+from engine.sdk.http import AsyncClient, Client, HttpOptions, async_client, sync_client
+from engine.sdk.parameters import json_safe
+from engine.sdk.signatures import SignatureScheme
+from engine.sdk.state import State
+from engine.sdk.webhook import WebhookRequest, WebhookResponse
+
+EVENT_TYPE_MAX_LENGTH = 255
+
+
+@dataclass(frozen=True)
+class Community:
+    """The community that a plugin instance belongs to.
+
+    Attributes:
+        name: Its unique slug.
+        readable_name: Its name for people; may be empty.
+    """
+
+    name: str
+    readable_name: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    """News for the driver.
+
+    Attributes:
+        event_type: What happened, such as ``post_created``.
+        data: What is told of it, plain JSON data.
+        initiator: Who did it: ``{"user_id", "provider"}``, or empty.
+        timestamp: When, in seconds since the epoch, as decimal text.
+    """
+
+    event_type: str
+    data: Any
+    initiator: dict[str, Any]
+    timestamp: str
+
+
+@dataclass
+class InvocationContext:
+    """What one call of plugin code is given, and where it leaves what it did.
+
+    Attributes:
+        community: The community.
+        config: The instance's config, defaults filled in.
+        state: The instance's state during this call.
+        idempotency_key: The same on every try of this call.
+        webhook_url: The public URL of the instance's webhooks.
+        outbound: Which addresses may be called.
+        timeout_seconds: How long the call may take.
+        log: Logger that carries community, plugin and call.
+        clock: The present time, in UTC.
+        events: News that the call sent to the driver.
+    """
+
+    community: Community
+    config: Mapping[str, Any]
+    state: State
+    idempotency_key: str
+    webhook_url: str
+    outbound: OutboundPolicy
+    timeout_seconds: float = 30
+    log: Any = field(default_factory=structlog.get_logger)
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    events: list[Event] = field(default_factory=list)
+    sync_http: Client | None = None
+    async_http: AsyncClient | None = None
+
+    async def close(self) -> None:
+        """Close the HTTP clients that the call opened."""
+        if self.sync_http is not None:
+            self.sync_http.close()
+        if self.async_http is not None:
+            await self.async_http.aclose()
+
+
+class Plugin:
+    """Base of every plugin; decorate the subclass with ``@Registry.plugin``.
+
+    One instance stands for the plugin as one community has enabled it. Attributes set on ``self``
+    last for one call only: what must stay goes into ``self.state``.
+
+    Attributes:
+        name: Unique slug of the plugin.
+        description: One line for the API's documentation.
+        config_schema: JSON Schema of the config.
+        auth_type: How the platform knows the community; told to drivers, not acted upon.
+        webhook_signature: How the platform signs its webhooks, if it does.
+        webhook_max_bytes: Largest webhook body; None: the engine's limit.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str] = ""
+    config_schema: ClassVar[Mapping[str, Any]] = {}
+    auth_type: ClassVar[str | None] = None
+    webhook_signature: ClassVar[SignatureScheme | None] = None
+    webhook_max_bytes: ClassVar[int | None] = None
+
+    def __init__(self, context: InvocationContext) -> None:
+        self._context = context
+
+    def initialize(self) -> None:
+        """Set the instance up; called exactly once, when the plugin is enabled."""
+
+    def http_options(self) -> HttpOptions:
+        """What ``self.http`` starts from: base URL, headers, time-out."""
+        return HttpOptions()
+
+    def answer_webhook(self, request: WebhookRequest) -> WebhookResponse | None:
+        """Answer a verified webhook at once, where the platform wants more than a plain 200.
+
+        Runs in the API process before the webhook is stored; it has the config, no state.
+
+        Args:
+            request: The verified webhook.
+
+        Returns:
+            The answer, after which nothing more is done with the webhook; None for the usual way.
+        """
+        return None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The community's config of this plugin, validated, defaults filled in."""
+        return self._context.config
+
+    @property
+    def state(self) -> State:
+        """Data that stays as long as the plugin is enabled with this config."""
+        return self._context.state
+
+    @property
+    def community(self) -> Community:
+        """The community that enabled the plugin."""
+        return self._context.community
+
+    @property
+    def idempotency_key(self) -> str:
+        """A text that is the same on every try of this one call."""
+        return self._context.idempotency_key
+
+    @property
+    def webhook_url(self) -> str:
+        """The public URL at which the platform can reach this instance."""
+        return self._context.webhook_url
+
+    @property
+    def log(self) -> Any:
+        """Structured logger that carries community, plugin and call."""
+        return self._context.log
+
+    def now(self) -> datetime:
+        """The present time, in UTC."""
+        return self._context.clock()
+
+    @property
+    def http(self) -> Any:
+        """HTTP client for the platform: an ``httpx.Client``, in ``async def`` an ``AsyncClient``.
+
+        It starts from ``http_options()``, keeps to the outbound policy and raises a
+        ``PluginError`` for every failure, HTTP status of 400 and more included.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            if self._context.sync_http is None:
+                self._context.sync_http = sync_client(self.http_options(), self._context.outbound)
+            return self._context.sync_http
+        if self._context.async_http is None:
+            self._context.async_http = async_client(self.http_options(), self._context.outbound)
+        return self._context.async_http
+
+    def send_event_to_driver(
+        self,
+        event_type: str,
+        data: Any = None,
+        initiator: Mapping[str, Any] | None = None,
+        timestamp: float | str | None = None,
+    ) -> None:
+        """Tell the driver of something that happened; sent once this call has succeeded.
+
+        Args:
+            event_type: What happened, such as ``post_created``.
+            data: JSON data about it; default: an empty object.
+            initiator: Who did it: ``{"user_id": ..., "provider": ...}``.
+            timestamp: When, in seconds since the epoch; default: now.
+
+        Raises:
+            PluginCodeError: ``event_type`` is empty or too long, or ``data`` or ``initiator`` hold
+                what JSON cannot.
+        """
+        if not isinstance(event_type, str) or not 0 < len(event_type) <= EVENT_TYPE_MAX_LENGTH:
+            raise PluginCodeError(
+                f"event_type must be a text of 1 to {EVENT_TYPE_MAX_LENGTH} characters"
+            )
+        when = self.now().timestamp() if timestamp is None else timestamp
+        self._context.events.append(
+            Event(
+                event_type=event_type,
+                data=json_safe({} if data is None else data),
+                initiator=json_safe(dict(initiator or {})),
+                timestamp=str(when),
+            )
+        )

@@ -1,0 +1,276 @@
+"""GovernanceProcess: what a plugin's governance process inherits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from engine.errors import PluginCodeError
+from engine.sdk.parameters import Parameters, json_safe
+from engine.sdk.plugin import Plugin
+from engine.sdk.state import State
+
+
+class ProcessStatus(StrEnum):
+    """Where a governance process stands; it only ever moves forward."""
+
+    CREATED = "created"
+    PENDING = "pending"
+    COMPLETED = "completed"
+
+
+@dataclass
+class ProcessContext:
+    """A process as it was stored, given to the object that stands for it during one call.
+
+    Attributes:
+        id: The process' id.
+        status: Where it stands.
+        parameters: What it was started with.
+        outcome: Its outcome so far.
+        errors: What went wrong, if anything.
+        url: Where people find it on the platform.
+        title: Its title for people.
+        correlation_key: What its webhooks are known by.
+        closing_at: When the engine closes it.
+        poll_every_seconds: Its own poll interval; None: the class'.
+        created_at: When it was started.
+        state: Its own data during this call.
+    """
+
+    id: str
+    status: str
+    parameters: Parameters
+    outcome: Any
+    errors: Any
+    url: str | None
+    title: str | None
+    correlation_key: str | None
+    closing_at: datetime | None
+    poll_every_seconds: float | None
+    created_at: datetime
+    state: State
+
+
+@dataclass(frozen=True)
+class ProcessSnapshot:
+    """What a call made of a process: checked, plain data, ready to be stored.
+
+    Attributes:
+        status: ``pending`` or ``completed``.
+        outcome: JSON data.
+        errors: JSON data.
+        url: Where people find it.
+        title: Its title.
+        correlation_key: What its webhooks are known by.
+        closing_at: When the engine closes it, UTC.
+        poll_every_seconds: Its own poll interval.
+    """
+
+    status: str
+    outcome: Any
+    errors: Any
+    url: str | None
+    title: str | None
+    correlation_key: str | None
+    closing_at: datetime | None
+    poll_every_seconds: float | None
+
+
+class GovernanceProcess:
+    """Base of every governance process; decorate with ``@Registry.governance_process``.
+
+    A subclass defines ``start`` and, where they make sense, ``close``, ``update`` and
+    ``receive_webhook``: the engine calls only those that are there, never two at once.
+
+    Attributes:
+        name: Slug of the process, unique within its plugin.
+        plugin_name: The plugin that it belongs to.
+        description: One line for the API's documentation.
+        input_schema: JSON Schema of the parameters.
+        outcome_schema: JSON Schema of the outcome, for the API's documentation.
+        poll_every: Time between two calls of ``update``, in seconds or as a timedelta; may be set
+            on the object too.
+        id: The process' id.
+        status: A ProcessStatus or its value; set it to move the process on.
+        outcome: JSON data, told to the driver when it changes.
+        errors: JSON data saying what went wrong.
+        url: Where people find the process on the platform.
+        title: Its title for people, seen in the Temporal UI.
+        correlation_key: What ``Plugin.webhook_key`` gives for webhooks about this process.
+        closing_at: When the engine calls ``close``: a datetime, a date or ISO 8601 text; a time
+            without zone is UTC.
+        parameters: What the process was started with.
+        created_at: When it was started.
+        state: The process' own data, kept with it.
+        plugin_inst: The plugin instance that it belongs to.
+    """
+
+    name: ClassVar[str]
+    plugin_name: ClassVar[str]
+    description: ClassVar[str] = ""
+    input_schema: ClassVar[Mapping[str, Any] | None] = None
+    outcome_schema: ClassVar[Mapping[str, Any] | None] = None
+    poll_every: float | timedelta | None = None
+
+    def __init__(self, context: ProcessContext, plugin: Plugin) -> None:
+        self.id = context.id
+        self.status: str = context.status
+        self.outcome: Any = context.outcome
+        self.errors: Any = context.errors
+        self.url = context.url
+        self.title = context.title
+        self.correlation_key = context.correlation_key
+        self.closing_at: datetime | date | str | None = context.closing_at
+        self.parameters = context.parameters
+        self.created_at = context.created_at
+        self.state = context.state
+        self.plugin_inst: Any = plugin
+        if context.poll_every_seconds is not None:
+            self.poll_every = context.poll_every_seconds
+
+    @property
+    def http(self) -> Any:
+        """The plugin instance's HTTP client."""
+        return self.plugin_inst.http
+
+    @property
+    def idempotency_key(self) -> str:
+        """A text that is the same on every try of this one call."""
+        key: str = self.plugin_inst.idempotency_key
+        return key
+
+    @property
+    def log(self) -> Any:
+        """Structured logger that carries community, plugin and process."""
+        return self.plugin_inst.log
+
+    def now(self) -> datetime:
+        """The present time, in UTC."""
+        moment: datetime = self.plugin_inst.now()
+        return moment
+
+    def save(self) -> None:
+        """Check what was set so far; it is stored, whole, when the method returns.
+
+        Raises:
+            PluginCodeError: An attribute has a value that cannot be stored.
+        """
+        self.snapshot()
+
+    def snapshot(self) -> ProcessSnapshot:
+        """Read off what the method made of the process.
+
+        Returns:
+            Checked, plain data.
+
+        Raises:
+            PluginCodeError: An attribute has a value that cannot be stored; the message names it.
+        """
+        statuses = [status.value for status in ProcessStatus]
+        if self.status not in statuses:
+            raise PluginCodeError(
+                f"status is {self.status!r:.80}; allowed are {', '.join(statuses)}"
+            )
+        return ProcessSnapshot(
+            status=str(ProcessStatus(self.status).value),
+            outcome=_json_attribute("outcome", self.outcome),
+            errors=_json_attribute("errors", self.errors),
+            url=_text_attribute("url", self.url, 2048),
+            title=_text_attribute("title", self.title, 1000),
+            correlation_key=_text_attribute("correlation_key", self.correlation_key, 255),
+            closing_at=as_moment("closing_at", self.closing_at),
+            poll_every_seconds=(
+                as_seconds("poll_every", self.__dict__["poll_every"])
+                if "poll_every" in self.__dict__
+                else None
+            ),
+        )
+
+
+def as_seconds(name: str, value: float | timedelta | None) -> float | None:
+    """Read an interval.
+
+    Args:
+        name: The attribute's name, for the error.
+        value: Seconds, a timedelta or None.
+
+    Returns:
+        Seconds, or None.
+
+    Raises:
+        PluginCodeError: It is no positive interval of up to 366 days.
+    """
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise PluginCodeError(
+            f"{name} must be seconds or a timedelta, not {type(value).__name__}"
+        )
+    if not 1 <= seconds <= 366 * 86400:
+        raise PluginCodeError(f"{name} must be from 1 second to 366 days, not {seconds} s")
+    return float(seconds)
+
+
+def as_moment(name: str, value: datetime | date | str | None) -> datetime | None:
+    """Read a point in time.
+
+    Args:
+        name: The attribute's name, for the error.
+        value: A datetime, a date (its first moment), ISO 8601 text, or None.
+
+    Returns:
+        The same moment in UTC (what has no zone is UTC), or None.
+
+    Raises:
+        PluginCodeError: It is no such thing.
+    """
+    if value is None or value == "":
+        return None
+    moment: datetime
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            raise PluginCodeError(
+                f"{name} must be a date and time in ISO 8601, not {value!r:.80}"
+            ) from None
+    elif isinstance(value, datetime):
+        moment = value
+    elif isinstance(value, date):
+        moment = datetime.combine(value, time())
+    else:
+        raise PluginCodeError(
+            f"{name} must be a datetime, a date or ISO 8601 text, not {type(value).__name__}"
+        )
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise PluginCodeError(f"{name} is out of range") from None
+
+
+def _json_attribute(name: str, value: Any) -> Any:
+    try:
+        return json_safe({} if value is None else value)
+    except PluginCodeError as error:
+        raise PluginCodeError(f"{name} holds what JSON cannot: {error}") from None
+
+
+def _text_attribute(name: str, value: str | None, longest: int) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise PluginCodeError(f"{name} must be a text, not {type(value).__name__}")
+    if len(value) > longest or "\x00" in value:
+        raise PluginCodeError(f"{name} must be a text of at most {longest} characters, no NUL")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise PluginCodeError(f"{name} holds half a surrogate pair") from None
+    return value

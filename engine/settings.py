@@ -1,0 +1,209 @@
+"""Every limit and address of the engine: one typed class, read from METAGOV_* variables."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from engine.errors import EngineError
+
+
+class SettingsError(EngineError):
+    """The environment holds a setting that is not valid."""
+
+    kind = "settings"
+    title = "Settings not valid"
+
+
+class Settings(BaseSettings):
+    """The engine's settings; each is the variable ``METAGOV_`` plus its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="METAGOV_", extra="ignore", frozen=True)
+
+    data_dir: Path = Field(
+        Path(".metagov"), description="Folder for the embedded engine's data and generated keys."
+    )
+    host: str = Field("127.0.0.1", description="Address that the API listens on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port of the API.")
+    temporal_port: int = Field(
+        7233, ge=1, le=65535, description="Port of the embedded Temporal server."
+    )
+    temporal_ui_port: int = Field(
+        8233, ge=1, le=65535, description="Port of the embedded Temporal UI."
+    )
+    public_url: str | None = Field(
+        None, description="Base URL under which platforms reach the API; default: the API's own."
+    )
+    temporal_address: str | None = Field(
+        None, description="host:port of a Temporal cluster; unset: the embedded server."
+    )
+    temporal_namespace: str = Field("default", description="Temporal namespace.")
+    temporal_api_key: SecretStr | None = Field(
+        None, description="API key of a Temporal cluster; switches TLS on."
+    )
+    temporal_tls: bool = Field(False, description="Whether to speak TLS with the cluster.")
+    temporal_bin: Path | None = Field(
+        None, description="Path of the temporal binary; default: the one that is installed with us."
+    )
+    temporal_retention_days: int = Field(
+        30, ge=1, le=3650, description="Days that the embedded server keeps closed workflows."
+    )
+    task_queue: str = Field(
+        "metagov", min_length=1, description="Task queue of workflows and activities."
+    )
+    database_url: SecretStr | None = Field(
+        None, description="postgresql:// or sqlite:// URL; default: SQLite in the data folder."
+    )
+    database_pool_size: int = Field(10, ge=1, le=200, description="Connections per process.")
+    database_timeout_seconds: float = Field(
+        20, gt=0, le=600, description="How long to wait for a connection or for SQLite's lock."
+    )
+    secret_key: SecretStr | None = Field(
+        None,
+        description="Fernet key(s) that encrypt plugin configs, comma-separated, the first one "
+        "encrypts; default: made once in the data folder.",
+    )
+    driver_event_receiver_url: str | None = Field(
+        None, description="Where events are POSTed; unset: they are recorded, not sent."
+    )
+    driver_webhook_secret: SecretStr | None = Field(
+        None,
+        description="Standard Webhooks secret (whsec_...) that signs deliveries; default: made "
+        "once in the data folder.",
+    )
+    delivery_timeout_seconds: float = Field(
+        15, gt=0, le=120, description="How long a driver may take to answer a delivery."
+    )
+    delivery_retry_days: float = Field(
+        3, gt=0, le=30, description="Days during which a failed delivery is tried again."
+    )
+    delivery_first_retry_seconds: float = Field(
+        5, gt=0, le=3600, description="Wait before a delivery's second try; it doubles each time."
+    )
+    delivery_longest_retry_seconds: float = Field(
+        3600, gt=0, le=86400, description="Longest wait between two tries of a delivery."
+    )
+    plugin_path: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="Further folders with plugins, colon-separated."
+    )
+    invocation_timeout_seconds: float = Field(
+        30, gt=0, le=3600, description="How long one call of plugin code may take."
+    )
+    worker_wait_seconds: float = Field(
+        10, gt=0, le=600, description="How long a request waits for a free worker (then 503)."
+    )
+    poll_interval_seconds: float = Field(
+        60, ge=1, le=86400, description="Default time between two polls of a pending process."
+    )
+    task_interval_seconds: float = Field(
+        60, ge=1, le=86400, description="Default time between two runs of an event producer task."
+    )
+    max_concurrent_invocations: int = Field(
+        100, ge=1, le=2000, description="Calls of plugin code at once in one worker."
+    )
+    max_concurrent_deliveries: int = Field(
+        100, ge=1, le=2000, description="Deliveries at once in one worker."
+    )
+    worker_grace_seconds: float = Field(
+        20, ge=0, le=600, description="How long a stopping worker lets calls of plugin code finish."
+    )
+    request_max_bytes: int = Field(
+        1_048_576, ge=1024, description="Largest body of a request, in bytes."
+    )
+    request_max_depth: int = Field(
+        64, ge=4, le=200, description="Deepest nesting of JSON in a request."
+    )
+    record_max_bytes: int = Field(
+        262_144, ge=1024, le=1_500_000, description="Largest outcome or errors of a process, bytes."
+    )
+    idempotency_hours: float = Field(
+        24, gt=0, le=720, description="Hours that an Idempotency-Key is remembered."
+    )
+    invocation_retention_days: float = Field(
+        30, gt=0, description="Days that finished invocations, webhooks and deliveries are kept."
+    )
+    outbound_allow_loopback: bool | None = Field(
+        None,
+        description="Whether callbacks and plugins may call this machine; default: yes if the API "
+        "itself listens on loopback.",
+    )
+    outbound_allowed_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Private networks (CIDR, comma-separated) that may be called."
+    )
+    log_format: Literal["console", "json"] = Field(
+        "json", description="Lines for people (console) or for machines (json)."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged."
+    )
+
+    @field_validator("plugin_path", mode="before")
+    @classmethod
+    def _split_paths(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(Path(part) for part in value.split(":") if part)
+        return value
+
+    @field_validator("outbound_allowed_networks", mode="before")
+    @classmethod
+    def _split_networks(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def temporal_target(self) -> str:
+        """The host:port of the Temporal server in use."""
+        return self.temporal_address or f"{self.host}:{self.temporal_port}"
+
+    @property
+    def api_url(self) -> str:
+        """The API's own base URL, without a slash at its end."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def base_url(self) -> str:
+        """The base URL under which platforms reach the API."""
+        return (self.public_url or self.api_url).rstrip("/")
+
+    @property
+    def allow_loopback(self) -> bool:
+        """Whether outbound requests may go to this machine."""
+        if self.outbound_allow_loopback is not None:
+            return self.outbound_allow_loopback
+        return self.host in {"127.0.0.1", "::1", "localhost"}
+
+    @property
+    def deliveries_task_queue(self) -> str:
+        """The task queue of deliveries, so that slow drivers hold up nobody's plugin calls."""
+        return f"{self.task_queue}-deliveries"
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Returns:
+        The settings.
+
+    Raises:
+        SettingsError: A variable is not valid; the message names it and what is allowed,
+            without its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"METAGOV_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors()
+        )
+        raise SettingsError(f"Settings not valid: {problems}") from None
+
+
+@functools.cache
+def current_settings() -> Settings:
+    """The settings of this process, read once."""
+    return load_settings()

@@ -1,0 +1,213 @@
+"""Communities, the plugins that they have enabled, and those plugins' state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Column, ForeignKey, String, Text, UniqueConstraint, delete
+from sqlmodel import Field, SQLModel, col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from engine.store.database import JsonText, UtcDateTime, new_id, utc_now
+
+NAME_MAX_LENGTH = 128
+
+
+class Community(SQLModel, table=True):
+    """A community, known by its name."""
+
+    __tablename__ = "community"
+
+    name: str = Field(primary_key=True, max_length=NAME_MAX_LENGTH)
+    readable_name: str = Field(default="", sa_type=Text)
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
+    updated_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
+
+
+class PluginInstance(SQLModel, table=True):
+    """A plugin as one community has enabled it."""
+
+    __tablename__ = "plugin_instance"
+    __table_args__ = (UniqueConstraint("community", "plugin"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True, max_length=36)
+    community: str = Field(
+        sa_column=Column(
+            String(NAME_MAX_LENGTH),
+            ForeignKey("community.name", ondelete="CASCADE"),
+            nullable=False,
+        )
+    )
+    plugin: str = Field(max_length=64, index=True)
+    position: int = 0
+    config_encrypted: str = Field(sa_type=Text)
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
+
+
+class PluginState(SQLModel, table=True):
+    """One key of a plugin instance's state."""
+
+    __tablename__ = "plugin_state"
+
+    instance_id: str = Field(
+        sa_column=Column(
+            String(36), ForeignKey("plugin_instance.id", ondelete="CASCADE"), primary_key=True
+        )
+    )
+    key: str = Field(primary_key=True, max_length=255)
+    value: str = Field(sa_type=Text)
+
+
+class CommunityChange(SQLModel, table=True):
+    """A desired state of a community, asked for and then applied, or refused."""
+
+    __tablename__ = "community_change"
+
+    id: str = Field(default_factory=new_id, primary_key=True, max_length=36)
+    community: str = Field(max_length=NAME_MAX_LENGTH, index=True)
+    desired_encrypted: str | None = Field(default=None, sa_type=Text)
+    status: str = Field(default="accepted", max_length=16)
+    created: bool = False
+    error: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
+
+
+async def get_community(session: AsyncSession, name: str) -> Community | None:
+    """Find a community.
+
+    Args:
+        session: An open session.
+        name: Its name.
+
+    Returns:
+        The community, or None.
+    """
+    return await session.get(Community, name)
+
+
+async def lock_community(session: AsyncSession, name: str) -> Community | None:
+    """Find a community and keep other writers of it waiting until the transaction ends.
+
+    Args:
+        session: A session in a transaction.
+        name: Its name.
+
+    Returns:
+        The community, or None.
+    """
+    query = select(Community).where(col(Community.name) == name).with_for_update()
+    return (await session.exec(query)).one_or_none()
+
+
+async def instances_of(session: AsyncSession, community: str) -> Sequence[PluginInstance]:
+    """The plugins that a community has enabled, in the order in which it named them.
+
+    Args:
+        session: An open session.
+        community: The community's name.
+
+    Returns:
+        The instances.
+    """
+    query = (
+        select(PluginInstance)
+        .where(col(PluginInstance.community) == community)
+        .order_by(col(PluginInstance.position), col(PluginInstance.plugin))
+    )
+    return (await session.exec(query)).all()
+
+
+async def instances_of_plugin(session: AsyncSession, plugin: str) -> Sequence[PluginInstance]:
+    """All instances of one plugin.
+
+    Args:
+        session: An open session.
+        plugin: The plugin's name.
+
+    Returns:
+        The instances.
+    """
+    query = select(PluginInstance).where(col(PluginInstance.plugin) == plugin)
+    return (await session.exec(query)).all()
+
+
+async def all_instances(session: AsyncSession) -> Sequence[PluginInstance]:
+    """All enabled plugins of all communities.
+
+    Args:
+        session: An open session.
+
+    Returns:
+        The instances.
+    """
+    return (await session.exec(select(PluginInstance))).all()
+
+
+async def find_instance(
+    session: AsyncSession, community: str, plugin: str
+) -> PluginInstance | None:
+    """Find a plugin of a community.
+
+    Args:
+        session: An open session.
+        community: The community's name.
+        plugin: The plugin's name.
+
+    Returns:
+        The instance, or None if the plugin is not enabled there.
+    """
+    query = select(PluginInstance).where(
+        col(PluginInstance.community) == community, col(PluginInstance.plugin) == plugin
+    )
+    return (await session.exec(query)).one_or_none()
+
+
+async def load_state(session: AsyncSession, instance_id: str) -> dict[str, str]:
+    """Read an instance's state.
+
+    Args:
+        session: An open session.
+        instance_id: The instance.
+
+    Returns:
+        Encoded values by key.
+    """
+    query = select(PluginState.key, PluginState.value).where(
+        col(PluginState.instance_id) == instance_id
+    )
+    return dict((await session.exec(query)).all())
+
+
+async def store_state(
+    session: AsyncSession, instance_id: str, changes: Mapping[str, str | None]
+) -> None:
+    """Write the keys of an instance's state that changed; other keys are not touched.
+
+    Args:
+        session: A session in a transaction.
+        instance_id: The instance.
+        changes: Encoded values by key; None removes the key.
+    """
+    for key, value in changes.items():
+        row = await session.get(PluginState, (instance_id, key), with_for_update=True)
+        if value is None:
+            if row is not None:
+                await session.delete(row)
+        elif row is None:
+            session.add(PluginState(instance_id=instance_id, key=key, value=value))
+        else:
+            row.value = value
+
+
+async def delete_instances(session: AsyncSession, ids: Sequence[str]) -> None:
+    """Delete plugin instances with their state.
+
+    Args:
+        session: A session in a transaction.
+        ids: The instances.
+    """
+    if ids:
+        await session.exec(delete(PluginState).where(col(PluginState.instance_id).in_(ids)))
+        await session.exec(delete(PluginInstance).where(col(PluginInstance.id).in_(ids)))

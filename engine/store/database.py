@@ -1,0 +1,206 @@
+"""Database: one engine for SQLite and PostgreSQL; who reads opens ``read``, who writes ``write``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import DateTime, Dialect, Text, event, make_url
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.types import TypeDecorator
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from engine.settings import Settings, SettingsError
+
+DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
+OUTAGE_ERRORS = (OperationalError, InterfaceError, PoolTimeoutError)
+
+
+class JsonText(TypeDecorator[Any]):
+    """JSON kept as text, so that both databases keep every value that JSON can hold."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """Encode a value; None is SQL's NULL."""
+        return None if value is None else json.dumps(value, separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """Decode a value."""
+        return None if value is None else json.loads(value)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment, always aware and in UTC, whatever the database makes of zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store in UTC."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give an aware datetime."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def utc_now() -> datetime:
+    """The present time, in UTC."""
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """A new hard-to-guess id."""
+    return str(uuid4())
+
+
+class Database:
+    """Sessions on one database.
+
+    Args:
+        engine: The SQLAlchemy engine.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self._writer = engine.execution_options(metagov_write=True)
+        # SQLite has one writer at a time: waiting here is fairer and faster than on its file lock.
+        self._turn: AbstractAsyncContextManager[Any] = (
+            asyncio.Lock() if engine.dialect.name == "sqlite" else nullcontext()
+        )
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """Open a session for reading; what it changes is not stored.
+
+        Yields:
+            The session.
+        """
+        async with AsyncSession(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """Open a session in one transaction: committed at the end, rolled back by any exception.
+
+        Yields:
+            The session.
+        """
+        async with (
+            self._turn,
+            AsyncSession(self._writer, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.engine.dispose()
+
+
+def database_url(settings: Settings) -> URL:
+    """The database's URL with the driver that the engine uses.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The URL; without METAGOV_DATABASE_URL an SQLite file in the data folder.
+
+    Raises:
+        SettingsError: The URL is none, or names another kind of database.
+    """
+    if settings.database_url is None:
+        path = Path(settings.data_dir).resolve() / "metagov.sqlite"
+        return URL.create(DRIVERS["sqlite"], database=str(path))
+    try:
+        url = make_url(settings.database_url.get_secret_value())
+    except ArgumentError:
+        raise SettingsError(
+            "METAGOV_DATABASE_URL is no URL; allowed: postgresql://user:password@host/name "
+            "or sqlite:///path"
+        ) from None
+    kind = url.get_backend_name()
+    kind = "postgresql" if kind == "postgres" else kind
+    if kind not in DRIVERS:
+        raise SettingsError(
+            f"METAGOV_DATABASE_URL names {kind!r:.40}; allowed are postgresql:// and sqlite://"
+        )
+    return url.set(drivername=DRIVERS[kind])
+
+
+def open_database(settings: Settings) -> Database:
+    """Open the database that the settings name.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The database; connections are made when they are needed.
+
+    Raises:
+        SettingsError: The URL is not valid.
+    """
+    url = database_url(settings)
+    if url.get_backend_name() == "sqlite":
+        if url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_async_engine(
+            url,
+            pool_size=settings.database_pool_size,
+            pool_timeout=settings.database_timeout_seconds,
+            connect_args={"timeout": settings.database_timeout_seconds},
+        )
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    else:
+        engine = create_async_engine(
+            url,
+            pool_size=settings.database_pool_size,
+            pool_timeout=settings.database_timeout_seconds,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": max(2, int(settings.database_timeout_seconds))},
+        )
+    return Database(engine)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error says that the database is locked, down or out of reach.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        True if trying again later may help.
+    """
+    return isinstance(error, OUTAGE_ERRORS) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver's own transactions are switched off: _begin_sqlite begins them.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A writer takes the lock at once: one that reads first and then writes cannot wait for it.
+    write = connection.get_execution_options().get("metagov_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,170 @@
+"""Invocations: the mark that a call of plugin code is done, its result, and idempotency keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Field, SQLModel, col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from engine.errors import IdempotencyMismatchError
+from engine.store.communities import NAME_MAX_LENGTH
+from engine.store.database import Database, JsonText, UtcDateTime, new_id, utc_now
+
+ACCEPTED = "accepted"
+RUNNING = "running"
+DONE = "done"
+
+
+class Invocation(SQLModel, table=True):
+    """One call of plugin code: asked for, under way, or done."""
+
+    __tablename__ = "invocation"
+
+    id: str = Field(default_factory=new_id, primary_key=True, max_length=80)
+    community: str = Field(max_length=NAME_MAX_LENGTH)
+    instance_id: str = Field(max_length=36)
+    plugin: str = Field(max_length=64)
+    target: str = Field(max_length=128)
+    parameters: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
+    status: str = Field(default=ACCEPTED, max_length=16)
+    result: Any = Field(default=None, sa_type=JsonText)
+    error: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime, index=True)  # type: ignore[call-overload]
+
+
+class IdempotencyKey(SQLModel, table=True):
+    """An idempotency key that a driver used, and what came of it."""
+
+    __tablename__ = "idempotency_key"
+
+    scope: str = Field(primary_key=True, max_length=300)
+    key: str = Field(primary_key=True, max_length=255)
+    body_hash: str = Field(max_length=64)
+    resource_id: str = Field(max_length=36)
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime, index=True)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """An idempotency key as it came with a request.
+
+    Attributes:
+        scope: What the key is for: operation and community.
+        key: The key.
+        body_hash: Hash of the request's body, hex.
+        hours: How long keys are remembered.
+    """
+
+    scope: str
+    key: str
+    body_hash: str
+    hours: float
+
+
+async def accept_once(
+    database: Database, row: SQLModel, resource_id: str, idempotency: Idempotency | None
+) -> str:
+    """Store a request's row, unless a request with the same key was accepted before.
+
+    Args:
+        database: The database.
+        row: What the request asks for.
+        resource_id: The row's id.
+        idempotency: The request's idempotency key, if it has one.
+
+    Returns:
+        ``resource_id``, or the id of the first request's row.
+
+    Raises:
+        IdempotencyMismatchError: The key was used with another body.
+    """
+    if idempotency is not None:
+        first = await _first_use(database, idempotency)
+        if first is not None:
+            return first
+    try:
+        async with database.write() as session:
+            session.add(row)
+            if idempotency is not None:
+                session.add(
+                    IdempotencyKey(
+                        scope=idempotency.scope,
+                        key=idempotency.key,
+                        body_hash=idempotency.body_hash,
+                        resource_id=resource_id,
+                    )
+                )
+    except IntegrityError:
+        # Two requests with one key at the same moment: the other one was first.
+        first = await _first_use(database, idempotency) if idempotency else None
+        if first is None:
+            raise
+        return first
+    return resource_id
+
+
+async def _first_use(database: Database, idempotency: Idempotency) -> str | None:
+    async with database.read() as session:
+        used = await session.get(IdempotencyKey, (idempotency.scope, idempotency.key))
+    if used is None:
+        return None
+    if utc_now() - used.created_at > timedelta(hours=idempotency.hours):
+        async with database.write() as session:
+            await session.exec(
+                delete(IdempotencyKey).where(
+                    col(IdempotencyKey.scope) == used.scope,
+                    col(IdempotencyKey.key) == used.key,
+                    col(IdempotencyKey.resource_id) == used.resource_id,
+                )
+            )
+        return None
+    if used.body_hash != idempotency.body_hash:
+        raise IdempotencyMismatchError(
+            "This Idempotency-Key was already used with another body; "
+            "send the first body again, or another key"
+        )
+    return used.resource_id
+
+
+async def get_invocation(session: AsyncSession, invocation_id: str) -> Invocation | None:
+    """Find an invocation.
+
+    Args:
+        session: An open session.
+        invocation_id: Its id.
+
+    Returns:
+        The invocation, or None.
+    """
+    return await session.get(Invocation, invocation_id)
+
+
+async def lock_invocation(session: AsyncSession, invocation_id: str) -> Invocation | None:
+    """Find an invocation and keep other writers of it waiting until the transaction ends.
+
+    Args:
+        session: A session in a transaction.
+        invocation_id: Its id.
+
+    Returns:
+        The invocation, or None.
+    """
+    return await session.get(Invocation, invocation_id, with_for_update=True)
+
+
+async def forget_before(session: AsyncSession, finished: datetime, keyed: datetime) -> None:
+    """Delete what is past its retention.
+
+    Args:
+        session: A session in a transaction.
+        finished: Invocations that ended before this moment go.
+        keyed: Idempotency keys used before this moment go.
+    """
+    await session.exec(delete(Invocation).where(col(Invocation.finished_at) < finished))
+    await session.exec(delete(IdempotencyKey).where(col(IdempotencyKey.created_at) < keyed))

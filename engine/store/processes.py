@@ -1,0 +1,237 @@
+"""Governance processes: their records, and what the engine needs to run them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Index, Text, and_, or_
+from sqlmodel import Field, SQLModel, col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from engine.errors import BadRequestError, Violation
+from engine.messages import COMPLETED, ProcessRecord
+from engine.store.communities import NAME_MAX_LENGTH
+from engine.store.database import JsonText, UtcDateTime, new_id, utc_now
+
+
+class GovernanceProcess(SQLModel, table=True):
+    """A governance process of a community."""
+
+    __tablename__ = "governance_process"
+    __table_args__ = (
+        Index("governance_process_listing", "created_at", "id"),
+        Index("governance_process_routing", "instance_id", "status", "correlation_key"),
+        Index("governance_process_community", "community", "created_at"),
+    )
+
+    id: str = Field(default_factory=new_id, primary_key=True, max_length=36)
+    community: str = Field(max_length=NAME_MAX_LENGTH)
+    plugin: str = Field(max_length=64)
+    slug: str = Field(max_length=64)
+    instance_id: str = Field(max_length=36)
+    parameters: dict[str, Any] = Field(default_factory=dict, sa_type=JsonText)
+    callback_url: str | None = Field(default=None, sa_type=Text)
+    status: str = Field(default="created", max_length=16)
+    outcome: Any = Field(default_factory=dict, sa_type=JsonText)
+    errors: Any = Field(default_factory=dict, sa_type=JsonText)
+    url: str | None = Field(default=None, sa_type=Text)
+    title: str | None = Field(default=None, sa_type=Text)
+    correlation_key: str | None = Field(default=None, max_length=255)
+    closing_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # type: ignore[call-overload]
+    poll_every_seconds: float | None = None
+    state: dict[str, str] = Field(default_factory=dict, sa_type=JsonText)
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
+    updated_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
+    completed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # type: ignore[call-overload]
+
+    @property
+    def name(self) -> str:
+        """The name that drivers use: ``{plugin}.{slug}``."""
+        return f"{self.plugin}.{self.slug}"
+
+    def record(self) -> ProcessRecord:
+        """The process as drivers see it."""
+        return ProcessRecord(
+            id=self.id,
+            name=self.name,
+            community=self.community,
+            status=self.status,
+            errors=self.errors,
+            outcome=self.outcome,
+            url=self.url,
+            created_at=self.created_at.isoformat(),
+            updated_at=self.updated_at.isoformat(),
+            completed_at=self.completed_at.isoformat() if self.completed_at else None,
+            closing_at=self.closing_at.isoformat() if self.closing_at else None,
+        )
+
+    def complete(self, errors: Any = None) -> None:
+        """End the process.
+
+        Args:
+            errors: What went wrong, if the engine itself ends it.
+        """
+        self.status = COMPLETED
+        self.completed_at = self.updated_at = utc_now()
+        if errors is not None:
+            self.errors = errors
+
+
+async def get_process(session: AsyncSession, process_id: str) -> GovernanceProcess | None:
+    """Find a process.
+
+    Args:
+        session: An open session.
+        process_id: Its id.
+
+    Returns:
+        The process, or None.
+    """
+    return await session.get(GovernanceProcess, process_id)
+
+
+async def lock_process(session: AsyncSession, process_id: str) -> GovernanceProcess | None:
+    """Find a process and keep other writers of it waiting until the transaction ends.
+
+    Args:
+        session: A session in a transaction.
+        process_id: Its id.
+
+    Returns:
+        The process, or None.
+    """
+    return await session.get(GovernanceProcess, process_id, with_for_update=True)
+
+
+async def unfinished_of_instance(
+    session: AsyncSession, instance_id: str
+) -> Sequence[GovernanceProcess]:
+    """The processes of a plugin instance that have not ended.
+
+    Args:
+        session: An open session.
+        instance_id: The instance.
+
+    Returns:
+        The processes.
+    """
+    query = select(GovernanceProcess).where(
+        col(GovernanceProcess.instance_id) == instance_id,
+        col(GovernanceProcess.status).in_(("created", "pending")),
+    )
+    return (await session.exec(query)).all()
+
+
+async def concerned_by(
+    session: AsyncSession,
+    instance_id: str,
+    slugs: Sequence[str],
+    keys: Sequence[str] | None,
+) -> Sequence[tuple[str, str, str]]:
+    """The unfinished processes that a webhook may concern.
+
+    Args:
+        session: An open session.
+        instance_id: The instance that received it.
+        slugs: The processes' slugs that receive webhooks.
+        keys: Correlation keys that the webhook carries; None: it may concern any process.
+            A process without a key is concerned by every webhook.
+
+    Returns:
+        Community, ``{plugin}.{slug}`` and id of each.
+    """
+    query = select(GovernanceProcess).where(
+        col(GovernanceProcess.instance_id) == instance_id,
+        col(GovernanceProcess.status).in_(("created", "pending")),
+        col(GovernanceProcess.slug).in_(slugs),
+    )
+    if keys is not None:
+        query = query.where(
+            col(GovernanceProcess.correlation_key).is_(None)
+            | col(GovernanceProcess.correlation_key).in_(keys)
+        )
+    rows = (await session.exec(query)).all()
+    return [(row.community, row.name, row.id) for row in rows]
+
+
+async def all_unfinished(session: AsyncSession) -> Sequence[GovernanceProcess]:
+    """All processes that have not ended.
+
+    Args:
+        session: An open session.
+
+    Returns:
+        The processes.
+    """
+    query = select(GovernanceProcess).where(
+        col(GovernanceProcess.status).in_(("created", "pending"))
+    )
+    return (await session.exec(query)).all()
+
+
+async def list_processes(
+    session: AsyncSession,
+    *,
+    community: str | None,
+    plugin: str | None,
+    status: str | None,
+    cursor: str | None,
+    limit: int,
+) -> tuple[Sequence[GovernanceProcess], str | None]:
+    """List processes, the newest first.
+
+    Args:
+        session: An open session.
+        community: Only this community's.
+        plugin: Only this plugin's.
+        status: Only those with this status.
+        cursor: Where an earlier page ended.
+        limit: Most rows on the page.
+
+    Returns:
+        The page, and the cursor of the next one, None at the end.
+
+    Raises:
+        BadRequestError: The cursor is none of ours.
+    """
+    query = select(GovernanceProcess)
+    for column, wanted in (
+        (GovernanceProcess.community, community),
+        (GovernanceProcess.plugin, plugin),
+        (GovernanceProcess.status, status),
+    ):
+        if wanted is not None:
+            query = query.where(col(column) == wanted)
+    if cursor is not None:
+        moment, last_id = _read_cursor(cursor)
+        created_at, row_id = col(GovernanceProcess.created_at), col(GovernanceProcess.id)
+        query = query.where(
+            or_(created_at < moment, and_(created_at == moment, row_id < last_id))
+        )
+    query = query.order_by(
+        col(GovernanceProcess.created_at).desc(), col(GovernanceProcess.id).desc()
+    ).limit(limit + 1)
+    rows = (await session.exec(query)).all()
+    page = rows[:limit]
+    return page, _write_cursor(page[-1]) if len(rows) > limit else None
+
+
+def _write_cursor(row: GovernanceProcess) -> str:
+    text = f"{row.created_at.isoformat()}|{row.id}"
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def _read_cursor(cursor: str) -> tuple[datetime, str]:
+    try:
+        moment, row_id = base64.urlsafe_b64decode(cursor.encode()).decode().split("|")
+        created_at = datetime.fromisoformat(moment)
+        if created_at.tzinfo is None:
+            raise ValueError
+    except (ValueError, binascii.Error):
+        message = "no cursor that this endpoint gave"
+        raise BadRequestError(f"cursor: {message}", [Violation("/cursor", message)]) from None
+    return created_at, row_id

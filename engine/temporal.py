@@ -1,0 +1,592 @@
+"""The one holder of a Temporal client: what the engine asks of Temporal, as verbs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from temporalio.client import (
+    ActivityFailureError,
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+    WithStartWorkflowOperation,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.common import (
+    ActivityIDConflictPolicy,
+    RetryPolicy,
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+)
+from temporalio.exceptions import (
+    ActivityAlreadyStartedError,
+    TimeoutError,
+    TimeoutType,
+    WorkflowAlreadyStartedError,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from engine.errors import PluginTimeoutError, UnavailableError
+from engine.messages import (
+    COMMUNITY_ATTRIBUTE,
+    PLUGIN_ATTRIBUTE,
+    PROCESS_ATTRIBUTE,
+    STATUS_ATTRIBUTE,
+    ApplyChange,
+    Capabilities,
+    Deliver,
+    InvocationOutcome,
+    PerformAction,
+    ProcessProgress,
+    ProcessRecord,
+    ReceiveWebhook,
+    RunCommunity,
+    RunEventProducer,
+    RunGovernanceProcess,
+    apply_change,
+    deliver,
+    perform_action,
+    process_workflow_id,
+    receive_webhook,
+)
+from engine.settings import Settings
+from engine.workflows.community import CommunityChanges
+from engine.workflows.event_producer import EventProducer
+from engine.workflows.governance_process import GovernanceProcess
+from engine.workflows.reconciliation import Reconciliation
+
+HEARTBEAT_TIMEOUT = timedelta(seconds=15)
+RECONCILIATION = "reconciliation"
+TASK_PREFIX = "task/"
+WEBHOOK_RETRY = RetryPolicy(
+    initial_interval=timedelta(seconds=1),
+    maximum_interval=timedelta(minutes=10),
+)
+
+
+@dataclass(frozen=True)
+class TaskSchedule:
+    """The schedule of one task of one plugin instance.
+
+    Attributes:
+        community: The community's name.
+        plugin: The plugin's name.
+        task: The task's slug.
+        instance_id: The plugin instance.
+        every_seconds: Time between two runs.
+    """
+
+    community: str
+    plugin: str
+    task: str
+    instance_id: str
+    every_seconds: float
+
+    @property
+    def id(self) -> str:
+        """The schedule's id: ``task/{community}/{plugin}.{task}``."""
+        return f"{TASK_PREFIX}{self.community}/{self.plugin}.{self.task}"
+
+
+async def connect(settings: Settings, *, lazy: bool = False) -> Client:
+    """Connect to the Temporal server of the settings.
+
+    Args:
+        settings: The settings.
+        lazy: Whether to connect at the first call only.
+
+    Returns:
+        The client.
+
+    Raises:
+        RuntimeError: The server does not answer.
+    """
+    api_key = settings.temporal_api_key
+    return await Client.connect(
+        settings.temporal_target,
+        namespace=settings.temporal_namespace,
+        api_key=api_key.get_secret_value() if api_key else None,
+        tls=settings.temporal_tls or api_key is not None,
+        lazy=lazy,
+    )
+
+
+class Temporal:
+    """What the engine asks of Temporal.
+
+    Args:
+        client: A connected client.
+        settings: The settings.
+    """
+
+    def __init__(self, client: Client, settings: Settings) -> None:
+        self.client = client
+        self._settings = settings
+        self._invocation = timedelta(seconds=settings.invocation_timeout_seconds + 5)
+        self._wait = timedelta(seconds=settings.worker_wait_seconds)
+
+    async def healthy(self) -> bool:
+        """Whether the server answers."""
+        try:
+            return await self.client.service_client.check_health(timeout=timedelta(seconds=3))
+        except RPCError:
+            return False
+
+    async def perform_action(self, community: str, name: str, invocation_id: str) -> bool:
+        """Run an accepted action and wait for its end; its result lies in the database.
+
+        Args:
+            community: The community's name.
+            name: ``{plugin}.{slug}``.
+            invocation_id: The accepted invocation.
+
+        Returns:
+            True if it succeeded.
+
+        Raises:
+            UnavailableError: No worker took it up in time; nothing was done.
+            PluginTimeoutError: It did not end in time.
+        """
+        try:
+            await self.client.execute_activity(
+                perform_action,
+                PerformAction(invocation_id),
+                id=f"action/{community}/{name}/{invocation_id}",
+                task_queue=self._settings.task_queue,
+                id_conflict_policy=ActivityIDConflictPolicy.USE_EXISTING,
+                schedule_to_start_timeout=self._wait,
+                start_to_close_timeout=self._invocation,
+                schedule_to_close_timeout=self._wait + 3 * self._invocation,
+                heartbeat_timeout=HEARTBEAT_TIMEOUT,
+                retry_policy=RetryPolicy(
+                    initial_interval=timedelta(milliseconds=500), maximum_attempts=3
+                ),
+                search_attributes=_attributes(community, name),
+            )
+        except ActivityFailureError as error:
+            if isinstance(error.cause, TimeoutError):
+                raise self._timeout(error.cause) from None
+            return False
+        except RPCError as error:
+            raise _unavailable(error) from error
+        return True
+
+    async def start_process(
+        self, record: ProcessRecord, capabilities: Capabilities, title: str | None
+    ) -> InvocationOutcome:
+        """Start a process' workflow, unless it runs already, and wait until ``start`` has run.
+
+        Args:
+            record: The stored record.
+            capabilities: What the class defines.
+            title: The process' title, for the Temporal UI.
+
+        Returns:
+            What ``start`` left.
+
+        Raises:
+            PluginTimeoutError: ``start`` did not end in time; the process may still start.
+            UnavailableError: Temporal does not answer.
+        """
+        operation = WithStartWorkflowOperation(
+            GovernanceProcess.run,
+            self._process_input(record, capabilities),
+            id=process_workflow_id(record.community, record.name, record.id),
+            task_queue=self._settings.task_queue,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            search_attributes=_process_attributes(record),
+            static_summary=f"{record.name}: {title}" if title else record.name,
+        )
+        try:
+            return await self.client.execute_update_with_start_workflow(
+                GovernanceProcess.started,
+                id=f"started-{record.id}",
+                start_workflow_operation=operation,
+                rpc_timeout=self._wait + self._invocation,
+            )
+        except (WorkflowUpdateRPCTimeoutOrCancelledError, RPCError) as error:
+            raise self._slow_or_unavailable(error) from error
+
+    async def ensure_process(self, record: ProcessRecord, capabilities: Capabilities) -> bool:
+        """Start a process' workflow if it does not run, without waiting for ``start``.
+
+        Args:
+            record: The stored record.
+            capabilities: What the class defines.
+
+        Returns:
+            True if it had to be started.
+        """
+        try:
+            await self.client.start_workflow(
+                GovernanceProcess.run,
+                self._process_input(record, capabilities),
+                id=process_workflow_id(record.community, record.name, record.id),
+                task_queue=self._settings.task_queue,
+                search_attributes=_process_attributes(record),
+                static_summary=record.name,
+            )
+        except WorkflowAlreadyStartedError:
+            return False
+        return True
+
+    async def running_processes(self) -> AsyncIterator[str]:
+        """The ids of all processes whose workflows run.
+
+        Yields:
+            Each process' id.
+        """
+        query = "WorkflowType = 'GovernanceProcess' AND ExecutionStatus = 'Running'"
+        async for execution in self.client.list_workflows(query):
+            yield execution.id.rpartition("/")[2]
+
+    def _process_input(
+        self, record: ProcessRecord, capabilities: Capabilities
+    ) -> RunGovernanceProcess:
+        # A row that is past its start must not be started again by a new workflow.
+        started = None if record.status == "created" else record
+        return RunGovernanceProcess(
+            process_id=record.id,
+            community=record.community,
+            name=record.name,
+            capabilities=capabilities,
+            invocation_timeout_seconds=self._settings.invocation_timeout_seconds,
+            progress=ProcessProgress(record=started),
+        )
+
+    async def close_process(self, record: ProcessRecord) -> InvocationOutcome:
+        """Close a process and wait for what ``close`` leaves.
+
+        Args:
+            record: The stored record.
+
+        Returns:
+            What ``close`` left.
+
+        Raises:
+            PluginTimeoutError: ``close`` did not end in time; it may still end.
+            UnavailableError: Temporal does not answer.
+        """
+        handle = self._process_handle(record)
+        try:
+            return await handle.execute_update(
+                GovernanceProcess.close, rpc_timeout=self._wait + 2 * self._invocation
+            )
+        except WorkflowUpdateFailedError:
+            # The process completed at the same moment: its result is the answer.
+            return InvocationOutcome(await handle.result())
+        except (WorkflowUpdateRPCTimeoutOrCancelledError, RPCError) as error:
+            if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
+                return InvocationOutcome(await handle.result())
+            raise self._slow_or_unavailable(error) from error
+
+    async def await_process(self, record: ProcessRecord, seconds: float) -> None:
+        """Wait until a process completes.
+
+        Args:
+            record: The stored record.
+            seconds: How long to wait at most.
+        """
+        handle = self._process_handle(record)
+        try:
+            await handle.result(rpc_timeout=timedelta(seconds=seconds))
+        except RPCError as error:
+            if error.status not in _WAITED_LONG_ENOUGH:
+                raise _unavailable(error) from error
+
+    async def tell_process_of_webhook(
+        self, community: str, name: str, process_id: str, webhook_id: str
+    ) -> None:
+        """Signal a process that a stored webhook concerns it; one that has ended needs none.
+
+        Args:
+            community: The community's name.
+            name: ``{plugin}.{slug}``.
+            process_id: The process.
+            webhook_id: The webhook.
+        """
+        handle = self.client.get_workflow_handle_for(
+            GovernanceProcess.run, process_workflow_id(community, name, process_id)
+        )
+        try:
+            await handle.signal(GovernanceProcess.receive_webhook, webhook_id)
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+
+    async def tell_process_to_reload(self, record: ProcessRecord) -> None:
+        """Signal a process that its record was changed; one that has ended needs none.
+
+        Args:
+            record: The record.
+        """
+        try:
+            await self._process_handle(record).signal(GovernanceProcess.reload)
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+
+    async def receive_webhook(self, community: str, plugin: str, webhook_id: str) -> None:
+        """Have a stored webhook handled; a second time for one webhook does nothing.
+
+        Args:
+            community: The community's name.
+            plugin: The plugin's name.
+            webhook_id: The stored webhook.
+
+        Raises:
+            UnavailableError: Temporal does not answer.
+        """
+        try:
+            await self.client.start_activity(
+                receive_webhook,
+                ReceiveWebhook(webhook_id),
+                id=f"webhook/{community}/{plugin}/{webhook_id}",
+                task_queue=self._settings.task_queue,
+                start_to_close_timeout=self._invocation + timedelta(seconds=30),
+                heartbeat_timeout=HEARTBEAT_TIMEOUT,
+                retry_policy=WEBHOOK_RETRY,
+                search_attributes=_attributes(community, plugin),
+            )
+        except ActivityAlreadyStartedError:
+            return
+        except RPCError as error:
+            raise _unavailable(error) from error
+
+    async def deliver(self, community: str, item_id: str) -> bool:
+        """Have an outbox item delivered; a second time for one item does nothing.
+
+        Args:
+            community: The community's name.
+            item_id: The item.
+
+        Returns:
+            True if nobody was at it yet.
+        """
+        settings = self._settings
+        try:
+            await self.client.start_activity(
+                deliver,
+                Deliver(item_id),
+                id=f"delivery/{community}/{item_id}",
+                task_queue=settings.deliveries_task_queue,
+                start_to_close_timeout=timedelta(seconds=settings.delivery_timeout_seconds + 30),
+                retry_policy=RetryPolicy(
+                    initial_interval=timedelta(seconds=settings.delivery_first_retry_seconds),
+                    maximum_interval=timedelta(seconds=settings.delivery_longest_retry_seconds),
+                ),
+                search_attributes=_attributes(community, None),
+            )
+        except ActivityAlreadyStartedError:
+            return False
+        return True
+
+    async def apply_change(self, community: str, change_id: str, timeout: timedelta) -> None:
+        """Have a change of a community applied, after those before it; wait for its end.
+
+        Args:
+            community: The community's name.
+            change_id: The change; its result lies in the database.
+            timeout: How long applying it may take.
+
+        Raises:
+            PluginTimeoutError: It did not end in time; it may still end.
+            UnavailableError: Temporal does not answer.
+        """
+        for _ in range(5):
+            operation = WithStartWorkflowOperation(
+                CommunityChanges.run,
+                RunCommunity(community, timeout.total_seconds()),
+                id=f"community/{community}",
+                task_queue=self._settings.task_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                static_summary=f"changes of {community}",
+                search_attributes=_attributes(community, None),
+            )
+            try:
+                await self.client.execute_update_with_start_workflow(
+                    CommunityChanges.apply,
+                    ApplyChange(change_id),
+                    id=change_id,
+                    start_workflow_operation=operation,
+                    rpc_timeout=self._wait + timeout,
+                )
+                return
+            except WorkflowUpdateFailedError:
+                # The workflow ended between two changes: the next try starts a new one.
+                continue
+            except (WorkflowUpdateRPCTimeoutOrCancelledError, RPCError) as error:
+                if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
+                    continue
+                raise self._slow_or_unavailable(error) from error
+        raise UnavailableError("The community is being changed by others; try again")
+
+    async def schedule_task(self, task: TaskSchedule) -> bool:
+        """Make the schedule of a task, or bring it up to date.
+
+        Args:
+            task: The task.
+
+        Returns:
+            True if something had to be changed.
+        """
+        schedule = Schedule(
+            action=ScheduleActionStartWorkflow(
+                EventProducer.run,
+                RunEventProducer(
+                    task.instance_id, task.task, self._settings.invocation_timeout_seconds
+                ),
+                id=task.id,
+                task_queue=self._settings.task_queue,
+                static_summary=f"{task.plugin}.{task.task} for {task.community}",
+                typed_search_attributes=_attributes(task.community, task.plugin),
+            ),
+            spec=ScheduleSpec(
+                intervals=[ScheduleIntervalSpec(every=timedelta(seconds=task.every_seconds))],
+                jitter=timedelta(seconds=min(task.every_seconds / 10, 30)),
+            ),
+            policy=SchedulePolicy(
+                overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(seconds=60)
+            ),
+        )
+        try:
+            await self.client.create_schedule(task.id, schedule)
+            return True
+        except ScheduleAlreadyRunningError:
+            pass
+        handle = self.client.get_schedule_handle(task.id)
+        now = (await handle.describe()).schedule
+        argument = None
+        if isinstance(now.action, ScheduleActionStartWorkflow):
+            decoded = await self.client.data_converter.decode(
+                now.action.args, [RunEventProducer]  # type: ignore[arg-type]
+            )
+            argument = decoded[0]
+        if argument == schedule.action.args[0] and now.spec.intervals == schedule.spec.intervals:  # type: ignore[attr-defined]
+            return False
+
+        def replace(_: ScheduleUpdateInput) -> ScheduleUpdate:
+            return ScheduleUpdate(schedule)
+
+        await handle.update(replace)
+        return True
+
+    async def unschedule_task(self, schedule_id: str) -> None:
+        """Delete a task's schedule, if it is there.
+
+        Args:
+            schedule_id: The schedule's id.
+        """
+        try:
+            await self.client.get_schedule_handle(schedule_id).delete()
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+
+    async def task_schedules(self) -> AsyncIterator[str]:
+        """The ids of all task schedules there are.
+
+        Yields:
+            Each id.
+        """
+        async for schedule in await self.client.list_schedules():
+            if schedule.id.startswith(TASK_PREFIX):
+                yield schedule.id
+
+    async def start_reconciliation(self) -> None:
+        """Compare the database with Temporal now, and every hour from now on."""
+        schedule = Schedule(
+            action=ScheduleActionStartWorkflow(
+                Reconciliation.run, id=RECONCILIATION, task_queue=self._settings.task_queue
+            ),
+            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(hours=1))]),
+            policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+        )
+        try:
+            await self.client.create_schedule(RECONCILIATION, schedule, trigger_immediately=True)
+        except ScheduleAlreadyRunningError:
+            await self.client.get_schedule_handle(RECONCILIATION).trigger()
+
+    def _process_handle(self, record: ProcessRecord):  # type: ignore[no-untyped-def]
+        return self.client.get_workflow_handle_for(
+            GovernanceProcess.run, process_workflow_id(record.community, record.name, record.id)
+        )
+
+    def _timeout(self, error: TimeoutError) -> PluginTimeoutError | UnavailableError:
+        if error.type == TimeoutType.SCHEDULE_TO_START:
+            return UnavailableError("No worker is free; nothing was done, try again")
+        return PluginTimeoutError(
+            f"The plugin did not end within {self._settings.invocation_timeout_seconds:g} s; "
+            "whether it had an effect on the platform is not known"
+        )
+
+    def _slow_or_unavailable(self, error: Exception) -> PluginTimeoutError | UnavailableError:
+        if isinstance(error, RPCError) and error.status not in _WAITED_LONG_ENOUGH:
+            return _unavailable(error)
+        return PluginTimeoutError("No answer in time; what was asked for may still be done")
+
+
+_WAITED_LONG_ENOUGH = (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
+
+
+def _unavailable(error: RPCError) -> UnavailableError:
+    return UnavailableError(f"The Temporal server does not answer ({error.status.name.lower()})")
+
+
+def _process_attributes(record: ProcessRecord) -> TypedSearchAttributes:
+    pairs: list[SearchAttributePair[str]] = [
+        SearchAttributePair(COMMUNITY_ATTRIBUTE, record.community),
+        SearchAttributePair(PLUGIN_ATTRIBUTE, record.name.partition(".")[0]),
+        SearchAttributePair(PROCESS_ATTRIBUTE, record.name),
+        SearchAttributePair(STATUS_ATTRIBUTE, record.status),
+    ]
+    return TypedSearchAttributes(pairs)
+
+
+def _attributes(community: str, name: str | None) -> TypedSearchAttributes:
+    pairs: list[SearchAttributePair[str]] = [SearchAttributePair(COMMUNITY_ATTRIBUTE, community)]
+    if name is not None:
+        pairs.append(SearchAttributePair(PLUGIN_ATTRIBUTE, name.partition(".")[0]))
+    return TypedSearchAttributes(pairs)
+
+
+async def ensure_search_attributes(
+    client: Client, attributes: tuple[SearchAttributeKey[str], ...]
+) -> None:
+    """Make the engine's search attributes known to the server.
+
+    Args:
+        client: A connected client.
+        attributes: The attributes, all of them keywords.
+    """
+    from temporalio.api.enums.v1 import IndexedValueType
+    from temporalio.api.operatorservice.v1 import (
+        AddSearchAttributesRequest,
+        ListSearchAttributesRequest,
+    )
+
+    known = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
+    missing = [key.name for key in attributes if key.name not in known.custom_attributes]
+    if missing:
+        await client.operator_service.add_search_attributes(
+            AddSearchAttributesRequest(
+                namespace=client.namespace,
+                search_attributes={
+                    name: IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD for name in missing
+                },
+            )
+        )

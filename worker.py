@@ -1,0 +1,118 @@
+"""The worker process: connect, register workflows and activities, stop gracefully."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+import structlog
+from temporalio.worker import PollerBehaviorAutoscaling, Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from engine.activities.actions import ActionActivities
+from engine.activities.communities import CommunityActivities
+from engine.activities.deliveries import DeliveryActivities
+from engine.activities.processes import ProcessActivities
+from engine.activities.producers import ProducerActivities
+from engine.activities.reconciliation import ReconciliationActivities
+from engine.activities.webhooks import WebhookActivities
+from engine.discovery import load_plugins
+from engine.logs import configure_logs
+from engine.messages import SEARCH_ATTRIBUTES
+from engine.resources import Engine, driver_webhook_secret, open_engine
+from engine.settings import Settings, load_settings
+from engine.temporal import ensure_search_attributes
+from engine.workflows.community import CommunityChanges
+from engine.workflows.event_producer import EventProducer
+from engine.workflows.governance_process import GovernanceProcess
+from engine.workflows.reconciliation import Reconciliation
+
+log = structlog.get_logger()
+
+WORKFLOWS = [GovernanceProcess, CommunityChanges, EventProducer, Reconciliation]
+SANDBOX = SandboxRestrictions.default.with_passthrough_modules(
+    "engine.messages", "engine.workflows", "pydantic", "pydantic_core"
+)
+
+
+def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]:
+    """Make the workers of this process: one for plugin calls, one for deliveries.
+
+    Args:
+        engine: What is open.
+        deliveries: The delivery activity.
+
+    Returns:
+        The workers, not yet running.
+    """
+    settings = engine.settings
+    actions, processes = ActionActivities(engine), ProcessActivities(engine)
+    grace = timedelta(seconds=settings.worker_grace_seconds)
+    invocations = Worker(
+        engine.temporal.client,
+        task_queue=settings.task_queue,
+        workflows=WORKFLOWS,
+        activities=[
+            actions.perform_action,
+            processes.invoke_process,
+            processes.poll_process,
+            processes.read_process,
+            WebhookActivities(engine).receive_webhook,
+            ProducerActivities(engine).run_task,
+            CommunityActivities(engine).apply_change,
+            ReconciliationActivities(engine).reconcile,
+        ],
+        workflow_runner=SandboxedWorkflowRunner(restrictions=SANDBOX),
+        workflow_task_executor=ThreadPoolExecutor(4, thread_name_prefix="workflow"),
+        max_concurrent_activities=settings.max_concurrent_invocations,
+        activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+        workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
+        graceful_shutdown_timeout=grace,
+    )
+    senders = Worker(
+        engine.temporal.client,
+        task_queue=settings.deliveries_task_queue,
+        activities=[deliveries.deliver],
+        max_concurrent_activities=settings.max_concurrent_deliveries,
+        activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+        graceful_shutdown_timeout=grace,
+    )
+    return [invocations, senders]
+
+
+async def run(settings: Settings) -> None:
+    """Run the workers until the process is told to stop.
+
+    Args:
+        settings: The settings.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(open_engine(settings, lazy=False))
+        await ensure_search_attributes(engine.temporal.client, SEARCH_ATTRIBUTES)
+        deliveries = DeliveryActivities(engine, driver_webhook_secret(settings))
+        stack.push_async_callback(deliveries.close)
+        for worker in make_workers(engine, deliveries):
+            await stack.enter_async_context(worker)
+        await engine.temporal.start_reconciliation()
+        log.info("worker ready", task_queue=settings.task_queue)
+        await stop.wait()
+        log.info("worker stopping", grace_seconds=settings.worker_grace_seconds)
+
+
+def main() -> None:
+    """Run a worker with the settings of the environment."""
+    settings = load_settings()
+    configure_logs(settings)
+    load_plugins(settings.plugin_path)
+    asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()
