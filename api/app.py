@@ -1,0 +1,104 @@
+"""The application: what it holds open, its routers in one list, its one way to tell errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from asgi_correlation_id import CorrelationIdMiddleware, correlation_id
+from fastapi import FastAPI, Request, Response
+from fastapi_offline import FastAPIOffline
+
+from api import actions, communities, health, plugins, processes, webhooks
+from api.openapi import install_openapi
+from api.problems import install_problem_handlers
+from engine.discovery import load_plugins
+from engine.logs import configure_logs
+from engine.resources import open_engine
+from engine.settings import Settings, load_settings
+
+log = structlog.get_logger()
+
+ROUTERS = [
+    communities.router,  # /api/internal/community
+    plugins.router,  # /api/internal/plugins
+    actions.router,  # /api/internal/action, /api/action
+    processes.router,  # /api/internal/process
+    webhooks.router,  # /api/hooks
+    health.router,  # /healthz, /readyz
+]
+
+DESCRIPTION = """Online communities govern themselves through this API: drivers perform **actions**
+on platforms, run **governance processes** and hear of **events**. Errors are
+`application/problem+json` (RFC 9457)."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Make the application.
+
+    Args:
+        settings: The settings; default: those of the environment.
+
+    Returns:
+        The application; it opens database and Temporal when it starts.
+
+    Raises:
+        SettingsError: A setting does not work.
+        RegistrationError: A plugin does not work.
+    """
+    chosen = settings or load_settings()
+    configure_logs(chosen)
+    load_plugins(chosen.plugin_path)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        async with open_engine(chosen, lazy=True) as engine:
+            log.info("api ready", url=chosen.api_url)
+            yield {"engine": engine}
+
+    app = FastAPIOffline(
+        title="Metagov Engine",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    install_problem_handlers(app)
+    install_openapi(app)
+    app.middleware("http")(_log_request)
+    app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", validator=_is_request_id)
+    return app
+
+
+def _is_request_id(value: str) -> bool:
+    return 0 < len(value) <= 128 and value.isascii() and value.isprintable()
+
+
+async def _log_request(
+    request: Request, call_next: Callable[[Request], Awaitable[Response]]
+) -> Response:
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=correlation_id.get())
+    started = time.perf_counter()
+    response = await call_next(request)
+    if request.url.path not in ("/healthz", "/readyz"):
+        log.info(
+            "request",
+            method=request.method,
+            path=_without_slug(request.url.path),
+            status=response.status_code,
+            milliseconds=round((time.perf_counter() - started) * 1000, 1),
+        )
+    return response
+
+
+def _without_slug(path: str) -> str:
+    """A path for the log; a webhook's slug is a secret."""
+    parts = path.split("/")
+    if parts[1:3] == ["api", "hooks"] and len(parts) > 5:
+        parts[5] = "…"
+    return "/".join(parts)

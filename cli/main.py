@@ -1,0 +1,94 @@
+"""metagov: the command tree."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import typer
+from cryptography.fernet import Fernet
+
+from engine.errors import EngineError
+from engine.settings import load_settings
+
+app = typer.Typer(
+    name="metagov",
+    help="Metagov Engine: the engine that online communities govern themselves through.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def run() -> None:
+    """Run the whole engine: a Temporal server, the API and a worker. Ctrl-C stops it."""
+    from cli.run import run_embedded
+
+    raise typer.Exit(run_embedded(load_settings()))
+
+
+@app.command()
+def demo(
+    keep: bool = typer.Option(False, help="Stay up afterwards, to look around; Ctrl-C ends it."),
+) -> None:
+    """Tell the engine's story: a Loomio poll from its start to the driver's callback."""
+    from cli.demo import run_demo
+
+    raise typer.Exit(asyncio.run(run_demo(keep=keep)))
+
+
+@app.command()
+def api() -> None:
+    """Run one API process, on METAGOV_HOST and METAGOV_PORT."""
+    import uvicorn
+
+    settings = load_settings()
+    uvicorn.run(
+        "api.app:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=20,
+    )
+
+
+@app.command()
+def worker() -> None:
+    """Run one worker process."""
+    from worker import main as run_worker
+
+    run_worker()
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to the newest schema."""
+    from engine.store.database import open_database
+    from engine.store.schema import migrate as migrate_database
+
+    async def bring_forward() -> str:
+        database = open_database(load_settings())
+        try:
+            return await migrate_database(database)
+        finally:
+            await database.close()
+
+    typer.echo(f"The database has schema {asyncio.run(bring_forward())}.")
+
+
+@app.command()
+def secret_key() -> None:
+    """Print a fresh key for METAGOV_SECRET_KEY."""
+    typer.echo(Fernet.generate_key().decode())
+
+
+def main() -> None:
+    """Run the command line; an error that we know is one line, not a stack trace."""
+    try:
+        app()
+    except EngineError as error:
+        typer.secho(f"metagov: {error.detail}", err=True, fg=typer.colors.RED)
+        sys.exit(2)

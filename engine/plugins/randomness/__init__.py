@@ -1,0 +1,1 @@
+"""Random numbers and random votes: a platform that needs no account anywhere."""

@@ -1,0 +1,1 @@
+"""The plugin that docs/plugin-tutorial.md builds step by step."""

@@ -1,0 +1,263 @@
+"""HTTP clients for platforms: base URL, limits, outbound policy, and failures as PluginError."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import httpx
+
+from engine.errors import (
+    AuthenticationError,
+    NotFoundError,
+    OutboundRefusedError,
+    PlatformDownError,
+    PlatformRejectedError,
+    PlatformUnreachableError,
+    PluginError,
+    RateLimitError,
+)
+from engine.outbound import OutboundPolicy, checked_sync_transport, checked_transport
+
+LARGEST_RESPONSE_BYTES = 10 * 1024 * 1024
+LONGEST_REASON = 300
+
+# Most specific first: these failures come before anything was sent.
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_BY_STATUS: dict[int, type[PluginError]] = {
+    401: AuthenticationError,
+    403: AuthenticationError,
+    404: NotFoundError,
+    410: NotFoundError,
+}
+
+try:
+    _USER_AGENT = f"MetagovEngine/{version('metagov-engine')}"
+except PackageNotFoundError:
+    _USER_AGENT = "MetagovEngine"
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """What a plugin's HTTP client starts from.
+
+    Attributes:
+        base_url: Put before relative URLs.
+        headers: Sent with every request.
+        params: Query parameters sent with every request.
+        auth: User name and password for basic authentication.
+        timeout_seconds: How long each step of a request may take.
+    """
+
+    base_url: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    auth: tuple[str, str] | None = None
+    timeout_seconds: float = 20
+
+
+class Client(httpx.Client):
+    """An httpx client that raises a PluginError for every failure."""
+
+    def send(self, request: httpx.Request, **kwargs: Any) -> httpx.Response:
+        """Send a request.
+
+        Args:
+            request: The request.
+            kwargs: As httpx has them.
+
+        Returns:
+            A response with a status below 400.
+
+        Raises:
+            PluginError: The platform could not be reached, failed, or refused.
+        """
+        with platform_errors():
+            response = super().send(request, **kwargs)
+            _check_size(response)
+            if response.is_error:
+                response.read()
+                raise status_error(response)
+        return response
+
+
+class AsyncClient(httpx.AsyncClient):
+    """An async httpx client that raises a PluginError for every failure."""
+
+    async def send(self, request: httpx.Request, **kwargs: Any) -> httpx.Response:
+        """Send a request.
+
+        Args:
+            request: The request.
+            kwargs: As httpx has them.
+
+        Returns:
+            A response with a status below 400.
+
+        Raises:
+            PluginError: The platform could not be reached, failed, or refused.
+        """
+        with platform_errors():
+            response = await super().send(request, **kwargs)
+            _check_size(response)
+            if response.is_error:
+                await response.aread()
+                raise status_error(response)
+        return response
+
+
+def sync_client(options: HttpOptions, policy: OutboundPolicy) -> Client:
+    """Make a client for plain ``def`` methods.
+
+    Args:
+        options: What the plugin wants.
+        policy: Which addresses may be called.
+
+    Returns:
+        The client.
+    """
+    return Client(transport=checked_sync_transport(policy), **_arguments(options))
+
+
+def async_client(options: HttpOptions, policy: OutboundPolicy) -> AsyncClient:
+    """Make a client for ``async def`` methods.
+
+    Args:
+        options: What the plugin wants.
+        policy: Which addresses may be called.
+
+    Returns:
+        The client.
+    """
+    return AsyncClient(transport=checked_transport(policy), **_arguments(options))
+
+
+def _arguments(options: HttpOptions) -> dict[str, Any]:
+    return {
+        "base_url": options.base_url,
+        "headers": {"User-Agent": _USER_AGENT, **options.headers},
+        "params": dict(options.params),
+        "auth": options.auth,
+        "timeout": options.timeout_seconds,
+        "follow_redirects": False,
+        "trust_env": False,
+    }
+
+
+@contextmanager
+def platform_errors() -> Iterator[None]:
+    """Raise httpx's errors, inside of the block, as PluginError.
+
+    Raises:
+        PluginError: Instead of an error of httpx.
+    """
+    try:
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL, OutboundRefusedError) as error:
+        mapped = as_plugin_error(error)
+        assert mapped is not None
+        raise mapped from error
+
+
+def as_plugin_error(error: Exception) -> PluginError | None:
+    """Find the PluginError for an error of httpx.
+
+    Args:
+        error: Any error.
+
+    Returns:
+        The PluginError that says the same, or None if it is no error of httpx.
+    """
+    if isinstance(error, OutboundRefusedError):
+        return PlatformUnreachableError(error.detail)
+    if isinstance(error, httpx.HTTPStatusError):
+        return status_error(error.response)
+    if isinstance(error, _NEVER_SENT):
+        return PlatformUnreachableError(f"{_where(error)} cannot be reached")
+    if isinstance(error, httpx.TimeoutException):
+        return PlatformDownError(f"{_where(error)} did not answer in time")
+    if isinstance(error, httpx.HTTPError):
+        return PlatformDownError(f"{_where(error)} broke off: {type(error).__name__}")
+    if isinstance(error, httpx.InvalidURL):
+        return PlatformUnreachableError("the platform's URL is no URL")
+    return None
+
+
+def status_error(response: httpx.Response) -> PluginError:
+    """Make the error for a response with a status of 400 or more.
+
+    Args:
+        response: The response, read.
+
+    Returns:
+        The PluginError.
+    """
+    status = response.status_code
+    reason = _reason(response)
+    text = f"{_place(response.request)} answered {status}" + (f": {reason}" if reason else "")
+    if status == 429:
+        return RateLimitError(text, _retry_after(response.headers.get("Retry-After")))
+    if status >= 500:
+        return PlatformDownError(text)
+    return _BY_STATUS.get(status, PlatformRejectedError)(text)
+
+
+def _where(error: httpx.HTTPError) -> str:
+    try:
+        return _place(error.request)
+    except RuntimeError:
+        return "the platform"
+
+
+def _place(request: httpx.Request) -> str:
+    # Neither query nor headers: they may hold keys.
+    return f"{request.method} {request.url.host}{request.url.path}"
+
+
+def _reason(response: httpx.Response) -> str:
+    text = response.text
+    if "html" in response.headers.get("content-type", ""):
+        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        return " ".join(title.group(1).split())[:LONGEST_REASON] if title else "an HTML page"
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return " ".join(text.split())[:LONGEST_REASON]
+    if isinstance(body, dict):
+        for name in ("errors", "error", "message", "detail"):
+            if body.get(name):
+                told = body[name]
+                return (told if isinstance(told, str) else json.dumps(told))[:LONGEST_REASON]
+    return json.dumps(body)[:LONGEST_REASON]
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Read a Retry-After header: seconds or an HTTP date (RFC 9110, 10.2.3)."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        seconds = (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _check_size(response: httpx.Response) -> None:
+    size = response.headers.get("content-length", "0")
+    if size.isdigit() and int(size) > LARGEST_RESPONSE_BYTES:
+        raise PlatformRejectedError(
+            f"{_place(response.request)} answered with {size} bytes; "
+            f"allowed are {LARGEST_RESPONSE_BYTES}"
+        )

@@ -1,0 +1,268 @@
+"""Parameters: JSON documents, their schemas, defaults and checks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+import jsonschema
+from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.protocols import Validator
+from referencing import Registry as SchemaRegistry
+
+from engine.errors import PluginCodeError, Violation
+
+MOST_LEVELS = 100
+LONGEST_MESSAGE = 300
+
+_SECRET_NAMES = frozenset({"api_key", "access_token", "password"})
+_SECRET_ENDINGS = ("_secret", "_token")
+
+
+class NotJsonError(PluginCodeError):
+    """A value that JSON cannot hold."""
+
+    kind = "not_json"
+
+
+class Parameters(Mapping[str, Any]):
+    """Parameters of an action or a process: read them as items or as attributes.
+
+    A property of the schema that was not sent is None as an attribute.
+
+    Args:
+        values: The values.
+        schema: JSON Schema; values are checked against it and its defaults filled in.
+
+    Raises:
+        ValueError: The values do not fit the schema.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Any] | None = None, schema: Mapping[str, Any] | None = None
+    ) -> None:
+        filled = fill_defaults(dict(values or {}), schema or {})
+        violations = validate(filled, schema) if schema else []
+        if violations:
+            raise ValueError("; ".join(f"{v.path or '/'}: {v.message}" for v in violations))
+        self._json = filled
+        self._properties = frozenset((schema or {}).get("properties", {}))
+
+    def __getitem__(self, key: str) -> Any:
+        """Read a value that was sent or has a default."""
+        return self._json[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names."""
+        return iter(self._json)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._json)
+
+    def __getattr__(self, name: str) -> Any:
+        """Read a value as an attribute."""
+        if name.startswith("__") or name in ("_json", "_properties"):
+            raise AttributeError(name)
+        if name in self._json:
+            return self._json[name]
+        if name in self._properties:
+            return None
+        known = ", ".join(sorted({*self._json, *self._properties})) or "none"
+        raise AttributeError(f"no parameter {name!r}; there are: {known}")
+
+    def __repr__(self) -> str:
+        """Show the names; values may be secrets."""
+        return f"Parameters({', '.join(self._json)})"
+
+
+@lru_cache(maxsize=1024)
+def _compiled(text: str) -> Validator:
+    schema = json.loads(text)
+    cls = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    # An empty registry: a schema never makes the engine fetch another one.
+    return cls(schema, registry=SchemaRegistry(), format_checker=cls.FORMAT_CHECKER)
+
+
+def compile_schema(schema: Mapping[str, Any]) -> Validator:
+    """Make a schema's validator; each schema is compiled once.
+
+    Args:
+        schema: JSON Schema, draft 2020-12 unless it names another.
+
+    Returns:
+        The validator.
+    """
+    return _compiled(json.dumps(schema, sort_keys=True))
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Check that a schema is one.
+
+    Args:
+        schema: The schema.
+
+    Raises:
+        ValueError: It is not; the message says where.
+    """
+    try:
+        validator = compile_schema(schema)
+        validator.check_schema(dict(schema))
+    except SchemaError as error:
+        raise ValueError(f"{_pointer(error.absolute_path) or '/'}: {error.message}") from None
+    except TypeError as error:
+        raise ValueError(f"it holds what JSON cannot: {error}") from None
+
+
+def validate(value: Any, schema: Mapping[str, Any]) -> list[Violation]:
+    """Check a document against a schema.
+
+    Args:
+        value: The document, plain JSON data.
+        schema: The schema.
+
+    Returns:
+        What is wrong, in the document's order; no secret is echoed.
+    """
+    found: list[Violation] = []
+    try:
+        errors = sorted(
+            compile_schema(schema).iter_errors(value), key=lambda e: [str(p) for p in e.path]
+        )
+    except RecursionError:
+        return [Violation("", "is nested too deeply")]
+    hidden = secret_properties(schema)
+    for error in errors:
+        found.extend(_violations(error, hidden))
+    return found
+
+
+def _violations(error: ValidationError, hidden: frozenset[str]) -> Iterator[Violation]:
+    path = _pointer(error.absolute_path)
+    if error.validator == "required" and isinstance(error.instance, Mapping):
+        for name in error.validator_value:
+            if name not in error.instance and repr(name) in error.message:
+                yield Violation(f"{path}/{_escape(name)}", "is required")
+        return
+    if error.validator == "additionalProperties" and error.validator_value is False:
+        allowed = sorted(error.schema.get("properties", {}))
+        for name in error.instance:
+            if name not in allowed and not error.schema.get("patternProperties"):
+                known = ", ".join(allowed) or "none"
+                yield Violation(f"{path}/{_escape(name)}", f"is unknown; allowed are: {known}")
+        return
+    top = str(error.absolute_path[0]) if error.absolute_path else ""
+    shown = json.dumps(error.instance, default=str)
+    if top in hidden or len(shown) > 80:
+        # The message would echo the value.
+        message = f"does not fit {error.validator}: {json.dumps(error.validator_value)}"
+    else:
+        message = error.message
+    yield Violation(path, message[:LONGEST_MESSAGE])
+
+
+def _pointer(path: Any) -> str:
+    return "".join(f"/{_escape(part)}" for part in path)
+
+
+def _escape(part: Any) -> str:
+    return str(part).replace("~", "~0").replace("/", "~1")[:128]
+
+
+def fill_defaults(values: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in the defaults that a schema names.
+
+    Args:
+        values: A document; it is not changed.
+        schema: Its schema.
+
+    Returns:
+        A copy with defaults, also inside of objects and arrays that are there.
+    """
+    filled: dict[str, Any] = _filled(deepcopy(dict(values)), schema)
+    return filled
+
+
+def _filled(value: Any, schema: Any) -> Any:
+    if not isinstance(schema, Mapping):
+        return value
+    if isinstance(value, dict):
+        for name, part in (schema.get("properties") or {}).items():
+            if not isinstance(part, Mapping):
+                continue
+            if name not in value and "default" in part:
+                value[name] = deepcopy(part["default"])
+            if name in value:
+                value[name] = _filled(value[name], part)
+    elif isinstance(value, list):
+        return [_filled(item, schema.get("items")) for item in value]
+    return value
+
+
+def secret_properties(schema: Mapping[str, Any]) -> frozenset[str]:
+    """The properties of a config that are secrets.
+
+    Args:
+        schema: The config's schema.
+
+    Returns:
+        Names marked ``writeOnly`` or ``format: password``, and those that are secrets by their
+        name unless marked ``writeOnly: false``.
+    """
+    found = set()
+    for name, part in (schema.get("properties") or {}).items():
+        marks = part if isinstance(part, Mapping) else {}
+        by_name = name in _SECRET_NAMES or name.endswith(_SECRET_ENDINGS)
+        if marks.get("writeOnly", by_name) or marks.get("format") == "password":
+            found.add(name)
+    return frozenset(found)
+
+
+def json_safe(value: Any) -> Any:
+    """Make plain JSON data of a value.
+
+    Args:
+        value: JSON data, in which tuples, Enum members and Parameters may stand.
+
+    Returns:
+        The same as dictionaries, lists, texts, numbers, booleans and None.
+
+    Raises:
+        NotJsonError: JSON cannot hold it; the message names the type and the place.
+    """
+    return _plain(value, "", 0)
+
+
+def _plain(value: Any, path: str, level: int) -> Any:
+    place = path[:80] or "/"
+    if level > MOST_LEVELS:
+        raise NotJsonError(f"more than {MOST_LEVELS} levels, at {place}")
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise NotJsonError(f"float {value} at {place}")
+        return float(value)
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise NotJsonError(f"str with half a surrogate pair at {place}") from None
+        return str(value)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise NotJsonError(f"a key of type {type(key).__name__} at {place}")
+        return {str(k): _plain(v, f"{path}/{_escape(k)}", level + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{path}/{i}", level + 1) for i, item in enumerate(value)]
+    raise NotJsonError(f"{type(value).__name__} at {place}")
