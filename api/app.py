@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
 from asgi_correlation_id import CorrelationIdMiddleware, correlation_id
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import actions, communities, health, plugins, processes, webhooks
 from api.openapi import install_openapi
@@ -69,7 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router)
     install_problem_handlers(app)
     install_openapi(app)
-    app.middleware("http")(_log_request)
+    app.add_middleware(_RequestLog)
     app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", validator=_is_request_id)
     return app
 
@@ -78,22 +79,37 @@ def _is_request_id(value: str) -> bool:
     return 0 < len(value) <= 128 and value.isascii() and value.isprintable()
 
 
-async def _log_request(
-    request: Request, call_next: Callable[[Request], Awaitable[Response]]
-) -> Response:
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request_id=correlation_id.get())
-    started = time.perf_counter()
-    response = await call_next(request)
-    if request.url.path not in ("/healthz", "/readyz"):
-        log.info(
-            "request",
-            method=request.method,
-            path=_without_slug(request.url.path),
-            status=response.status_code,
-            milliseconds=round((time.perf_counter() - started) * 1000, 1),
-        )
-    return response
+class _RequestLog:
+    """Writes one line for each request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=correlation_id.get())
+        started, status = time.perf_counter(), 500
+
+        async def note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_status)
+        finally:
+            if scope["path"] not in ("/healthz", "/readyz"):
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=_without_slug(scope["path"]),
+                    status=status,
+                    milliseconds=round((time.perf_counter() - started) * 1000, 1),
+                )
 
 
 def _without_slug(path: str) -> str:

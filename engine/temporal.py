@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import builtins
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +22,6 @@ from temporalio.client import (
     ScheduleUpdateInput,
     WithStartWorkflowOperation,
     WorkflowUpdateFailedError,
-    WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import (
     ActivityIDConflictPolicy,
@@ -210,14 +211,14 @@ class Temporal:
             static_summary=f"{record.name}: {title}" if title else record.name,
         )
         try:
-            return await self.client.execute_update_with_start_workflow(
-                GovernanceProcess.started,
-                id=f"started-{record.id}",
-                start_workflow_operation=operation,
-                rpc_timeout=self._wait + self._invocation,
-            )
-        except (WorkflowUpdateRPCTimeoutOrCancelledError, RPCError) as error:
-            raise self._slow_or_unavailable(error) from error
+            async with asyncio.timeout((self._wait + self._invocation).total_seconds()):
+                return await self.client.execute_update_with_start_workflow(
+                    GovernanceProcess.started,
+                    id=f"started-{record.id}",
+                    start_workflow_operation=operation,
+                )
+        except (builtins.TimeoutError, RPCError) as error:
+            raise _slow_or_unavailable(error) from error
 
     async def ensure_process(self, record: ProcessRecord, capabilities: Capabilities) -> bool:
         """Start a process' workflow if it does not run, without waiting for ``start``.
@@ -281,16 +282,15 @@ class Temporal:
         """
         handle = self._process_handle(record)
         try:
-            return await handle.execute_update(
-                GovernanceProcess.close, rpc_timeout=self._wait + 2 * self._invocation
-            )
+            async with asyncio.timeout((self._wait + 2 * self._invocation).total_seconds()):
+                return await handle.execute_update(GovernanceProcess.close)
         except WorkflowUpdateFailedError:
             # The process completed at the same moment: its result is the answer.
             return InvocationOutcome(await handle.result())
-        except (WorkflowUpdateRPCTimeoutOrCancelledError, RPCError) as error:
+        except (builtins.TimeoutError, RPCError) as error:
             if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
                 return InvocationOutcome(await handle.result())
-            raise self._slow_or_unavailable(error) from error
+            raise _slow_or_unavailable(error) from error
 
     async def await_process(self, record: ProcessRecord, seconds: float) -> None:
         """Wait until a process completes.
@@ -301,9 +301,12 @@ class Temporal:
         """
         handle = self._process_handle(record)
         try:
-            await handle.result(rpc_timeout=timedelta(seconds=seconds))
+            async with asyncio.timeout(seconds):
+                await handle.result()
+        except builtins.TimeoutError:
+            return
         except RPCError as error:
-            if error.status not in _WAITED_LONG_ENOUGH:
+            if error.status != RPCStatusCode.NOT_FOUND:
                 raise _unavailable(error) from error
 
     async def tell_process_of_webhook(
@@ -416,21 +419,21 @@ class Temporal:
                 search_attributes=_attributes(community, None),
             )
             try:
-                await self.client.execute_update_with_start_workflow(
-                    CommunityChanges.apply,
-                    ApplyChange(change_id),
-                    id=change_id,
-                    start_workflow_operation=operation,
-                    rpc_timeout=self._wait + timeout,
-                )
+                async with asyncio.timeout((self._wait + timeout).total_seconds()):
+                    await self.client.execute_update_with_start_workflow(
+                        CommunityChanges.apply,
+                        ApplyChange(change_id),
+                        id=change_id,
+                        start_workflow_operation=operation,
+                    )
                 return
             except WorkflowUpdateFailedError:
                 # The workflow ended between two changes: the next try starts a new one.
                 continue
-            except (WorkflowUpdateRPCTimeoutOrCancelledError, RPCError) as error:
+            except (builtins.TimeoutError, RPCError) as error:
                 if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
                     continue
-                raise self._slow_or_unavailable(error) from error
+                raise _slow_or_unavailable(error) from error
         raise UnavailableError("The community is being changed by others; try again")
 
     async def schedule_task(self, task: TaskSchedule) -> bool:
@@ -532,13 +535,13 @@ class Temporal:
             "whether it had an effect on the platform is not known"
         )
 
-    def _slow_or_unavailable(self, error: Exception) -> PluginTimeoutError | UnavailableError:
-        if isinstance(error, RPCError) and error.status not in _WAITED_LONG_ENOUGH:
-            return _unavailable(error)
-        return PluginTimeoutError("No answer in time; what was asked for may still be done")
 
-
-_WAITED_LONG_ENOUGH = (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
+def _slow_or_unavailable(error: Exception) -> PluginTimeoutError | UnavailableError:
+    # The SDK tells of its own time-outs as an error of the RPC.
+    slow = (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
+    if isinstance(error, RPCError) and error.status not in slow:
+        return _unavailable(error)
+    return PluginTimeoutError("No answer in time; what was asked for may still be done")
 
 
 def _unavailable(error: RPCError) -> UnavailableError:

@@ -32,7 +32,7 @@ class Invocation(SQLModel, table=True):
     target: str = Field(max_length=128)
     parameters: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
     status: str = Field(default=ACCEPTED, max_length=16)
-    result: Any = Field(default=None, sa_type=JsonText)
+    result: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
     error: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
     finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime, index=True)  # type: ignore[call-overload]

@@ -77,7 +77,7 @@ def upgrade() -> None:
     sa.Column('target', sa.String(128), nullable=False),
     sa.Column('parameters', sa.Text(), nullable=True),
     sa.Column('status', sa.String(16), nullable=False),
-    sa.Column('result', sa.Text(), nullable=False),
+    sa.Column('result', sa.Text(), nullable=True),
     sa.Column('error', sa.Text(), nullable=True),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('finished_at', sa.DateTime(timezone=True), nullable=True),
