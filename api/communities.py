@@ -241,9 +241,7 @@ async def _withdraw(engine: Engine, change_id: str) -> None:
             await session.delete(change)
 
 
-async def _enabled(
-    engine: Engine, name: str
-) -> list[tuple[PluginDeclaration, dict[str, Any]]]:
+async def _enabled(engine: Engine, name: str) -> list[tuple[PluginDeclaration, dict[str, Any]]]:
     async with engine.database.read() as session:
         if await communities.get_community(session, name) is None:
             raise ResourceNotFoundError(f"Community '{name:.128}' not found")
@@ -270,14 +268,13 @@ async def _community(engine: Engine, name: str) -> dict[str, Any]:
         "name": row.name,
         "readable_name": row.readable_name,
         "plugins": [
-            {"name": instance.plugin, "config": _shown(engine, instance)}
-            for instance in instances
+            {"name": instance.plugin, "config": _shown(engine, instance)} for instance in instances
         ],
     }
 
 
 def _shown(engine: Engine, instance: PluginInstance) -> dict[str, Any]:
-    """A config without its secrets; of a plugin that is gone, nothing can be known to be harmless."""
+    """A config without its secrets; of a plugin that is gone, all of it may be secret."""
     config = _config(engine, instance)
     declaration = Registry.plugins.get(instance.plugin)
     hidden = secret_properties(declaration.config_schema) if declaration else config

@@ -9,7 +9,6 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api.problems import PROBLEM_SCHEMA, problem_responses
-from engine.messages import ProcessRecord
 from engine.sdk.registry import ActionDeclaration, ProcessDeclaration, Registry
 
 COMMUNITY_HEADER = {
@@ -225,7 +224,7 @@ def example_of(schema: Any) -> Any:
     if schema.get("format") == "date-time":
         return "2027-01-01T12:00:00Z"
     plain: dict[Any, Any] = {"string": "text", "integer": 1, "number": 1.5, "boolean": True}
-    return plain.get(kind if isinstance(kind, str) else "string", None)
+    return plain.get(kind if isinstance(kind, str) else "string")
 
 
 def _inline(schema: Any) -> dict[str, Any]:

@@ -162,9 +162,7 @@ def _callback_url(engine: Engine, body: dict[str, Any]) -> str | None:
             return url
         except OutboundRefusedError as error:
             message = error.detail
-    raise BadRequestError(
-        f"/callback_url: {message}", [Violation("/callback_url", message)]
-    )
+    raise BadRequestError(f"/callback_url: {message}", [Violation("/callback_url", message)])
 
 
 def _record_example(name: str) -> dict[str, Any]:

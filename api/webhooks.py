@@ -31,9 +31,7 @@ RESPONSES = problem_responses(401, 404, 413, 503)
 
 
 @router.post("/{plugin}", summary="Receive a webhook of a whole platform", responses=RESPONSES)
-async def receive_for_platform(
-    plugin: str, request: Request, engine: EngineDependency
-) -> Response:
+async def receive_for_platform(plugin: str, request: Request, engine: EngineDependency) -> Response:
     """One URL for all communities: the plugin says which instances a request is for."""
     declaration = Registry.plugins.get(plugin)
     route = getattr(declaration.cls, "webhook_community", None) if declaration else None
@@ -104,9 +102,7 @@ async def _receive(
     return await _accept(engine, declaration, instance, config, webhook)
 
 
-async def _read(
-    request: Request, engine: Engine, declaration: PluginDeclaration
-) -> WebhookRequest:
+async def _read(request: Request, engine: Engine, declaration: PluginDeclaration) -> WebhookRequest:
     most = declaration.cls.webhook_max_bytes or engine.settings.request_max_bytes
     return WebhookRequest(
         body=await read_body(request, most),
@@ -161,9 +157,7 @@ async def _accept(
     return Response(status_code=200)
 
 
-async def _verified(
-    loaded: LoadedPlugin, config: dict[str, Any], webhook: WebhookRequest
-) -> bool:
+async def _verified(loaded: LoadedPlugin, config: dict[str, Any], webhook: WebhookRequest) -> bool:
     own_method = getattr(loaded.plugin, "verify_webhook", None)
     if own_method is not None:
         try:

@@ -99,6 +99,4 @@ def _import_submodules(module_name: str, name: str) -> None:
 
 
 def _failed(name: str, error: Exception) -> RegistrationError:
-    return RegistrationError(
-        f"Plugin '{name}' fails to import: {type(error).__name__}: {error}"
-    )
+    return RegistrationError(f"Plugin '{name}' fails to import: {type(error).__name__}: {error}")

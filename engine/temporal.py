@@ -21,6 +21,7 @@ from temporalio.client import (
     ScheduleUpdate,
     ScheduleUpdateInput,
     WithStartWorkflowOperation,
+    WorkflowHandle,
     WorkflowUpdateFailedError,
 )
 from temporalio.common import (
@@ -56,7 +57,6 @@ from engine.messages import (
     RunCommunity,
     RunEventProducer,
     RunGovernanceProcess,
-    apply_change,
     deliver,
     perform_action,
     process_workflow_id,
@@ -474,7 +474,8 @@ class Temporal:
         argument = None
         if isinstance(now.action, ScheduleActionStartWorkflow):
             decoded = await self.client.data_converter.decode(
-                now.action.args, [RunEventProducer]  # type: ignore[arg-type]
+                now.action.args,
+                [RunEventProducer],
             )
             argument = decoded[0]
         if argument == schedule.action.args[0] and now.spec.intervals == schedule.spec.intervals:  # type: ignore[attr-defined]
@@ -522,7 +523,9 @@ class Temporal:
         except ScheduleAlreadyRunningError:
             await self.client.get_schedule_handle(RECONCILIATION).trigger()
 
-    def _process_handle(self, record: ProcessRecord):  # type: ignore[no-untyped-def]
+    def _process_handle(
+        self, record: ProcessRecord
+    ) -> WorkflowHandle[GovernanceProcess, ProcessRecord]:
         return self.client.get_workflow_handle_for(
             GovernanceProcess.run, process_workflow_id(record.community, record.name, record.id)
         )

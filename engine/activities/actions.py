@@ -13,7 +13,6 @@ from engine.activities.invocation import (
     load_plugin,
     store_effects,
 )
-from engine.resources import Engine
 from engine.errors import (
     EngineError,
     OutcomeUnknownError,
@@ -24,6 +23,7 @@ from engine.errors import (
     describe,
 )
 from engine.messages import PerformAction
+from engine.resources import Engine
 from engine.sdk.arguments import arguments_for
 from engine.sdk.parameters import Parameters, json_safe, validate
 from engine.sdk.registry import ActionDeclaration
@@ -99,9 +99,7 @@ class ActionActivities:
                 return loaded.community, []
             items = await store_effects(self._engine, session, loaded)
             mark.status, mark.result, mark.finished_at = DONE, {"value": result}, utc_now()
-        log.info(
-            "action performed", community=row.community, action=f"{row.plugin}.{row.target}"
-        )
+        log.info("action performed", community=row.community, action=f"{row.plugin}.{row.target}")
         return loaded.community, items
 
     async def _record_failure(self, invocation_id: str, error: EngineError) -> None:
@@ -124,9 +122,7 @@ def _done_before(row: Invocation) -> tuple[str, list[str]]:
     return row.community, []
 
 
-async def _call_action(
-    loaded: LoadedPlugin, action: ActionDeclaration, row: Invocation
-) -> object:
+async def _call_action(loaded: LoadedPlugin, action: ActionDeclaration, row: Invocation) -> object:
     what = f"action '{row.plugin}.{row.target}'"
     method = getattr(loaded.plugin, action.method)
     args, kwargs = arguments_for(

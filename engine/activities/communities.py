@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -18,9 +17,9 @@ from engine.activities.invocation import (
     store_effects,
     tell_of_process,
 )
-from engine.resources import Engine
 from engine.errors import EngineError, OutcomeUnknownError, ResourceNotFoundError, describe
 from engine.messages import ApplyChange, ProcessRecord
+from engine.resources import Engine
 from engine.sdk import plugin as sdk
 from engine.sdk.registry import Registry
 from engine.store import communities, processes
@@ -189,9 +188,7 @@ class CommunityActivities:
                     plan.replaced[name] = instance.id
         return plan
 
-    async def _delete(
-        self, change: CommunityChange
-    ) -> tuple[list[str], list[ProcessRecord]]:
+    async def _delete(self, change: CommunityChange) -> tuple[list[str], list[ProcessRecord]]:
         async with self._engine.database.write() as session:
             row = await communities.lock_community(session, change.community)
             if row is None:

@@ -12,10 +12,10 @@ from standardwebhooks import Webhook
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from engine.resources import Engine
 from engine.errors import OutboundRefusedError
 from engine.messages import Deliver
 from engine.outbound import checked_transport
+from engine.resources import Engine
 from engine.store import outbox
 from engine.store.database import utc_now
 from engine.store.outbox import DELIVERED, FAILED, PENDING, OutboxItem
@@ -86,9 +86,7 @@ class DeliveryActivities:
                 next_retry_delay=retry_after,
             )
 
-    async def _post(
-        self, item: OutboxItem
-    ) -> tuple[int | None, str | None, timedelta | None]:
+    async def _post(self, item: OutboxItem) -> tuple[int | None, str | None, timedelta | None]:
         """Send once; gives the HTTP status, the error and what Retry-After asks for."""
         assert item.url is not None
         now = datetime.now(UTC)

@@ -293,4 +293,3 @@ async def hand_out(engine: Engine, community: str, items: Iterable[str]) -> None
     """
     for item in items:
         await engine.temporal.deliver(community, item)
-

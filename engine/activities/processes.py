@@ -22,7 +22,6 @@ from engine.activities.invocation import (
     store_effects,
     tell_of_process,
 )
-from engine.resources import Engine
 from engine.errors import EngineError, OutcomeUnknownError, PluginCodeError, describe
 from engine.messages import (
     COMPLETED,
@@ -31,6 +30,7 @@ from engine.messages import (
     PollProcess,
     ReadProcess,
 )
+from engine.resources import Engine
 from engine.sdk.arguments import arguments_for
 from engine.sdk.parameters import Parameters
 from engine.sdk.process import GovernanceProcess as ProcessObject

@@ -8,9 +8,9 @@ from temporalio.exceptions import ApplicationError
 
 from engine.activities.heartbeat import give_up, with_heartbeat
 from engine.activities.invocation import call, hand_out, load_plugin, store_effects
-from engine.resources import Engine
 from engine.errors import EngineError
 from engine.messages import RunTask
+from engine.resources import Engine
 from engine.store.communities import PluginInstance
 
 log = structlog.get_logger()

@@ -9,9 +9,8 @@ from temporalio import activity
 
 from engine.activities.communities import tasks_of
 from engine.activities.heartbeat import with_heartbeat
-from engine.resources import Engine
 from engine.messages import COMPLETED
-from engine.resources import capabilities_of
+from engine.resources import Engine, capabilities_of
 from engine.sdk.registry import Registry
 from engine.store import invocations, outbox, processes, webhooks
 from engine.store.database import utc_now
@@ -75,9 +74,9 @@ class ReconciliationActivities:
             )
         async for process_id in self._engine.temporal.running_processes():
             async with self._engine.database.read() as session:
-                row = await processes.get_process(session, process_id)
-            if row is not None and row.status == COMPLETED:
-                await self._engine.temporal.tell_process_to_reload(row.record())
+                process = await processes.get_process(session, process_id)
+            if process is not None and process.status == COMPLETED:
+                await self._engine.temporal.tell_process_to_reload(process.record())
                 repaired += 1
         return repaired
 

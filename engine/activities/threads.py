@@ -44,7 +44,8 @@ async def run_in_thread(function: Callable[[], Any], name: str) -> Any:
             done.set_exception(error)
 
     def work() -> None:
-        result, failure = None, None
+        result: Any = None
+        failure: BaseException | None = None
         try:
             result = context.run(function)
         except _AbandonedError:

@@ -13,9 +13,9 @@ from engine.activities.invocation import (
     load_plugin,
     store_effects,
 )
-from engine.resources import Engine
 from engine.errors import EngineError, describe
 from engine.messages import ReceiveWebhook
+from engine.resources import Engine
 from engine.sdk.webhook import WebhookRequest
 from engine.store import communities, invocations, processes, webhooks
 from engine.store.database import utc_now
@@ -63,9 +63,7 @@ class WebhookActivities:
         if instance is None:
             await self._finish(row, FAILED, {"detail": "the plugin was disabled meanwhile"})
             return
-        request = WebhookRequest(
-            body=row.body, headers=row.headers, query=row.query, path=row.path
-        )
+        request = WebhookRequest(body=row.body, headers=row.headers, query=row.query, path=row.path)
         failure: EngineError | None = None
         if loaded.declaration.receiver is not None and not received:
             try:
@@ -126,9 +124,7 @@ class WebhookActivities:
         async with self._engine.database.read() as session:
             concerned = await processes.concerned_by(session, row.instance_id, slugs, keys)
         for community, name, process_id in concerned:
-            await self._engine.temporal.tell_process_of_webhook(
-                community, name, process_id, row.id
-            )
+            await self._engine.temporal.tell_process_of_webhook(community, name, process_id, row.id)
         return len(concerned)
 
     async def _keys(self, loaded: LoadedPlugin, request: WebhookRequest) -> list[str] | None:

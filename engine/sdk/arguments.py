@@ -45,9 +45,7 @@ def arguments_for(
     return (), arguments
 
 
-def takes_whole_object(
-    wanted: list[inspect.Parameter], schema: Mapping[str, Any] | None
-) -> bool:
+def takes_whole_object(wanted: list[inspect.Parameter], schema: Mapping[str, Any] | None) -> bool:
     """Whether a signature (without ``self``) takes the parameters as one object.
 
     Args:
@@ -66,9 +64,7 @@ def takes_whole_object(
     return wanted[0].name == "parameters" or wanted[0].name not in properties
 
 
-def signature_problem(
-    function: Callable[..., Any], schema: Mapping[str, Any] | None
-) -> str | None:
+def signature_problem(function: Callable[..., Any], schema: Mapping[str, Any] | None) -> str | None:
     """Say what is wrong with a method's signature, for use while it is registered.
 
     Args:

@@ -144,23 +144,26 @@ def validate(value: Any, schema: Mapping[str, Any]) -> list[Violation]:
 
 def _violations(error: ValidationError, hidden: frozenset[str]) -> Iterator[Violation]:
     path = _pointer(error.absolute_path)
-    if error.validator == "required" and isinstance(error.instance, Mapping):
-        for name in error.validator_value:
-            if name not in error.instance and repr(name) in error.message:
+    expected: Any = error.validator_value
+    instance: Any = error.instance
+    if error.validator == "required":
+        for name in expected:
+            if name not in instance and repr(name) in error.message:
                 yield Violation(f"{path}/{_escape(name)}", "is required")
         return
-    if error.validator == "additionalProperties" and error.validator_value is False:
-        allowed = sorted(error.schema.get("properties", {}))
-        for name in error.instance:
-            if name not in allowed and not error.schema.get("patternProperties"):
+    schema: Any = error.schema
+    if error.validator == "additionalProperties" and not schema.get("patternProperties"):
+        allowed = sorted(schema.get("properties", {}))
+        for name in instance:
+            if name not in allowed:
                 known = ", ".join(allowed) or "none"
                 yield Violation(f"{path}/{_escape(name)}", f"is unknown; allowed are: {known}")
         return
     top = str(error.absolute_path[0]) if error.absolute_path else ""
-    shown = json.dumps(error.instance, default=str)
+    shown = json.dumps(instance, default=str)
     if top in hidden or len(shown) > 80:
         # The message would echo the value.
-        message = f"does not fit {error.validator}: {json.dumps(error.validator_value)}"
+        message = f"does not fit {error.validator}: {json.dumps(expected)}"
     else:
         message = error.message
     yield Violation(path, message[:LONGEST_MESSAGE])

@@ -208,9 +208,7 @@ def as_seconds(name: str, value: float | timedelta | None) -> float | None:
         return None
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise PluginCodeError(
-            f"{name} must be seconds or a timedelta, not {type(value).__name__}"
-        )
+        raise PluginCodeError(f"{name} must be seconds or a timedelta, not {type(value).__name__}")
     if not 1 <= seconds <= 366 * 86400:
         raise PluginCodeError(f"{name} must be from 1 second to 366 days, not {seconds} s")
     return float(seconds)

@@ -157,7 +157,10 @@ class PluginDeclaration:
     def event_schemas(self) -> list[Schema]:
         """The schemas of all events that the plugin declares."""
         receiver = self.receiver.event_schemas if self.receiver else ()
-        return [*receiver, *(schema for task in self.tasks.values() for schema in task.event_schemas)]
+        return [
+            *receiver,
+            *(schema for task in self.tasks.values() for schema in task.event_schemas),
+        ]
 
 
 class Registry:
@@ -386,13 +389,14 @@ def _check_initialize(cls: type[Plugin]) -> None:
 
 
 def _check_process(cls: type[GovernanceProcess]) -> None:
-    if not callable(getattr(cls, "start", None)):
+    start = getattr(cls, "start", None)
+    if not callable(start):
         raise RegistrationError(
             f"{_label(cls)}: has no `start`: define start(self, parameters), which begins it"
         )
     _check(cls, "input_schema", cls.input_schema)
     _check(cls, "outcome_schema", cls.outcome_schema)
-    problem = signature_problem(cls.start, cls.input_schema)
+    problem = signature_problem(start, cls.input_schema)
     if problem:
         raise RegistrationError(f"{_label(cls)}: its `start` {problem}")
     for method, arguments in (("close", 1), ("update", 1), ("receive_webhook", 2)):

@@ -137,5 +137,3 @@ def _timestamp(
 def _signed(template: str, timestamp: str, body: bytes) -> bytes:
     before, found, after = template.replace("{timestamp}", timestamp).partition("{body}")
     return before.encode() + (body if found else b"") + after.encode()
-
-

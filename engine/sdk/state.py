@@ -283,7 +283,7 @@ def _decode(value: Any, allowed: Callable[[str], bool]) -> Any:
 
 def _build(cls: type, values: dict[str, Any]) -> Any:
     """Build a dataclass without running its code, so that what was kept is what comes back."""
-    built = object.__new__(cls)
+    built: Any = object.__new__(cls)
     for field in dataclasses.fields(cls):
         if field.name in values:
             object.__setattr__(built, field.name, values[field.name])

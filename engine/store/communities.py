@@ -22,8 +22,8 @@ class Community(SQLModel, table=True):
 
     name: str = Field(primary_key=True, max_length=NAME_MAX_LENGTH)
     readable_name: str = Field(default="", sa_type=Text)
-    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
-    updated_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+    updated_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
 
 
 class PluginInstance(SQLModel, table=True):
@@ -43,7 +43,7 @@ class PluginInstance(SQLModel, table=True):
     plugin: str = Field(max_length=64, index=True)
     position: int = 0
     config_encrypted: str = Field(sa_type=Text)
-    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
 
 
 class PluginState(SQLModel, table=True):
@@ -71,7 +71,7 @@ class CommunityChange(SQLModel, table=True):
     status: str = Field(default="accepted", max_length=16)
     created: bool = False
     error: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
-    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
 
 
 async def get_community(session: AsyncSession, name: str) -> Community | None:

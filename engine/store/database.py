@@ -1,4 +1,4 @@
-"""Database: one engine for SQLite and PostgreSQL; who reads opens ``read``, who writes ``write``."""
+"""Database: SQLite or PostgreSQL; who reads opens ``read``, who writes opens ``write``."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ class Invocation(SQLModel, table=True):
     status: str = Field(default=ACCEPTED, max_length=16)
     result: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
     error: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
-    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
-    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime, index=True)  # type: ignore[call-overload]
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime, index=True)
 
 
 class IdempotencyKey(SQLModel, table=True):
@@ -47,7 +47,7 @@ class IdempotencyKey(SQLModel, table=True):
     key: str = Field(primary_key=True, max_length=255)
     body_hash: str = Field(max_length=64)
     resource_id: str = Field(max_length=36)
-    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime, index=True)  # type: ignore[call-overload]
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime, index=True)
 
 
 @dataclass(frozen=True)

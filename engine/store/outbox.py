@@ -50,8 +50,8 @@ class OutboxItem(SQLModel, table=True):
     attempts: int = 0
     last_status: int | None = None
     last_error: str | None = Field(default=None, sa_type=Text)
-    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
-    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime, index=True)  # type: ignore[call-overload]
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime, index=True)
 
     def attempted(self, *, status: int | None = None, error: str | None = None) -> None:
         """Note one more try.

@@ -41,12 +41,12 @@ class GovernanceProcess(SQLModel, table=True):
     url: str | None = Field(default=None, sa_type=Text)
     title: str | None = Field(default=None, sa_type=Text)
     correlation_key: str | None = Field(default=None, max_length=255)
-    closing_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # type: ignore[call-overload]
+    closing_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     poll_every_seconds: float | None = None
     state: dict[str, str] = Field(default_factory=dict, sa_type=JsonText)
-    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
-    updated_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
-    completed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # type: ignore[call-overload]
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+    updated_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+    completed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
     @property
     def name(self) -> str:
@@ -209,9 +209,7 @@ async def list_processes(
     if cursor is not None:
         moment, last_id = _read_cursor(cursor)
         created_at, row_id = col(GovernanceProcess.created_at), col(GovernanceProcess.id)
-        query = query.where(
-            or_(created_at < moment, and_(created_at == moment, row_id < last_id))
-        )
+        query = query.where(or_(created_at < moment, and_(created_at == moment, row_id < last_id)))
     query = query.order_by(
         col(GovernanceProcess.created_at).desc(), col(GovernanceProcess.id).desc()
     ).limit(limit + 1)

@@ -81,7 +81,9 @@ def open_secret_box(settings: Settings) -> SecretBox:
     """
     if settings.secret_key is not None:
         return SecretBox(settings.secret_key.get_secret_value().split(","))
-    return SecretBox([kept_secret(settings.data_dir / "secret-key", Fernet.generate_key().decode())])
+    return SecretBox(
+        [kept_secret(settings.data_dir / "secret-key", Fernet.generate_key().decode())]
+    )
 
 
 def kept_secret(path: Path, fresh: str) -> str:

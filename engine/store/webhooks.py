@@ -35,8 +35,8 @@ class ReceivedWebhook(SQLModel, table=True):
     body: bytes = Field(default=b"", sa_type=LargeBinary)
     status: str = Field(default=RECEIVED, max_length=16, index=True)
     error: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
-    received_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)  # type: ignore[call-overload]
-    handled_at: datetime | None = Field(default=None, sa_type=UtcDateTime, index=True)  # type: ignore[call-overload]
+    received_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+    handled_at: datetime | None = Field(default=None, sa_type=UtcDateTime, index=True)
 
 
 def without_secrets(headers: Mapping[str, str]) -> dict[str, str]:

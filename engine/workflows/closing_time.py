@@ -24,4 +24,5 @@ def next_closing(closing_at: datetime | None, missed: int, now: datetime) -> dat
         return None
     if missed == 0 or closing_at > now:
         return closing_at
-    return now + min(FIRST_REPEAT * 2 ** min(missed - 1, 10), LONGEST_REPEAT)
+    doublings = min(missed - 1, 10)
+    return now + min(FIRST_REPEAT * (1 << doublings), LONGEST_REPEAT)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributePair
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
@@ -157,7 +156,7 @@ class GovernanceProcess:
                 timeout=until_closing,
                 timeout_summary="closing time",
             )
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return
 
     async def _work(self) -> None:
@@ -199,9 +198,7 @@ class GovernanceProcess:
                 method=method,
                 webhook_id=webhook_id,
             ),
-            start_to_close_timeout=timedelta(
-                seconds=self._process.invocation_timeout_seconds + 30
-            ),
+            start_to_close_timeout=timedelta(seconds=self._process.invocation_timeout_seconds + 30),
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             retry_policy=INVOCATION_RETRY,
             summary=method,
@@ -217,9 +214,7 @@ class GovernanceProcess:
                 process_id=self._process.process_id,
                 invocation_id=f"{self._process.process_id}:{self._progress.invocations}",
             ),
-            start_to_close_timeout=timedelta(
-                seconds=self._process.invocation_timeout_seconds + 30
-            ),
+            start_to_close_timeout=timedelta(seconds=self._process.invocation_timeout_seconds + 30),
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             retry_policy=POLL_RETRY,
             # A poll under way is waited for, so that nothing else runs beside it.
@@ -242,9 +237,7 @@ class GovernanceProcess:
         before = self._progress.record
         record = self._progress.record = outcome.record
         if before is None or before.status != record.status:
-            workflow.upsert_search_attributes(
-                [SearchAttributePair(STATUS_ATTRIBUTE, record.status)]
-            )
+            workflow.upsert_search_attributes([STATUS_ATTRIBUTE.value_set(record.status)])
         workflow.set_current_details(_details(record))
         if before is not None and before.closing_at != record.closing_at:
             self._progress.missed_closings = 0

@@ -1,0 +1,52 @@
+# One word each; `make` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install run demo test check format bench lock clean
+
+help: ## List the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Metagov Engine needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) --version 2>&1`. Set PYTHON to another." >&2; exit 1; }
+	@echo "Installing the locked dependencies into $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "$(PYTHON) cannot make virtual environments; on Debian install python3-venv." >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+install: $(VENV)/.installed ## Make the virtual environment with the locked dependencies
+
+run: $(VENV)/.installed ## Run the whole engine; Ctrl-C stops it
+	@exec $(BIN)/metagov run
+
+demo: $(VENV)/.installed ## Tell the engine's story in under a minute
+	@exec $(BIN)/metagov demo $(ARGS)
+
+test: $(VENV)/.installed ## Run every test (ARGS="tests/unit -k name" for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed ## Format, lint, types and import directions
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.installed ## Format and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed ## Measure beside bare Temporal
+	@$(BIN)/python -m bench $(ARGS)
+
+lock: $(VENV)/.installed ## Write requirements.lock anew from pyproject.toml (needs uv)
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --extra dev -o requirements.lock pyproject.toml
+
+clean: ## Remove the virtual environment; data in .metagov stays
+	@rm -rf $(VENV)
