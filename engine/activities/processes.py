@@ -163,9 +163,14 @@ class ProcessActivities:
                 detail=error.detail,
             )
             raise self._no_news(loaded, getattr(error, "retry_after_seconds", None)) from None
-        if not _changes_anything(loaded, snapshot):
+        news = _is_news(loaded.row, snapshot)
+        if not news and not _had_effects(loaded, snapshot):
             raise self._no_news(loaded)
-        outcome = await self._commit(loaded, snapshot, poll.invocation_id, "update")
+        # Without news the activity goes on polling, so it must not be marked as done.
+        mark = poll.invocation_id if news else None
+        outcome = await self._commit(loaded, snapshot, mark, "update")
+        if not news:
+            raise self._no_news(loaded)
         log.info(
             "poll brought news",
             process=poll.process_id,
@@ -245,7 +250,7 @@ class ProcessActivities:
         return snapshot
 
     async def _commit(
-        self, loaded: _Loaded, snapshot: ProcessSnapshot, invocation_id: str, method: str
+        self, loaded: _Loaded, snapshot: ProcessSnapshot, invocation_id: str | None, method: str
     ) -> InvocationOutcome:
         async with self._engine.database.write() as session:
             row = await processes.lock_process(session, loaded.row.id)
@@ -258,7 +263,8 @@ class ProcessActivities:
             items = await store_effects(self._engine, session, loaded.plugin)
             if told:
                 items += await tell_of_process(session, row)
-            session.add(_mark(row, invocation_id, method, result={"items": items}))
+            if invocation_id is not None:
+                session.add(_mark(row, invocation_id, method, result={"items": items}))
         await hand_out(self._engine, row.community, items)
         return InvocationOutcome(row.record())
 
@@ -370,21 +376,20 @@ def _tells_driver(row: GovernanceProcess, snapshot: ProcessSnapshot, method: str
     return method != "start" and snapshot.outcome != row.outcome
 
 
-def _changes_anything(loaded: _Loaded, snapshot: ProcessSnapshot) -> bool:
-    row = loaded.row
-    now = (row.outcome, row.errors, row.url, row.title, row.correlation_key, row.closing_at)
-    new = (
-        snapshot.outcome,
-        snapshot.errors,
-        snapshot.url,
-        snapshot.title,
-        snapshot.correlation_key,
-        snapshot.closing_at,
+def _is_news(row: GovernanceProcess, snapshot: ProcessSnapshot) -> bool:
+    """Whether the record that the workflow and drivers know has changed."""
+    return snapshot.status == COMPLETED or (
+        (row.outcome, row.errors, row.url, row.closing_at)
+        != (snapshot.outcome, snapshot.errors, snapshot.url, snapshot.closing_at)
     )
+
+
+def _had_effects(loaded: _Loaded, snapshot: ProcessSnapshot) -> bool:
+    """Whether there is anything else to store."""
+    row = loaded.row
+    kept = (row.title, row.correlation_key, row.poll_every_seconds)
     return bool(
-        now != new
-        or snapshot.status == COMPLETED
-        or snapshot.poll_every_seconds != row.poll_every_seconds
+        kept != (snapshot.title, snapshot.correlation_key, snapshot.poll_every_seconds)
         or loaded.state.changes()
         or loaded.plugin.context.state.changes()
         or loaded.plugin.context.events

@@ -81,6 +81,8 @@ def signature_problem(function: Callable[..., Any], schema: Mapping[str, Any] | 
     if not wanted or takes_whole_object(wanted, schema):
         return None
     properties = {key.replace("-", "_") for key in (schema or {}).get("properties", {})}
+    if not properties:
+        return None
     unknown = [
         item.name
         for item in wanted
@@ -89,9 +91,9 @@ def signature_problem(function: Callable[..., Any], schema: Mapping[str, Any] | 
         and item.name not in properties
     ]
     if unknown:
-        allowed = ", ".join(sorted(properties)) or "none, for there is no input_schema"
         return (
             f"takes the arguments {', '.join(unknown)}, which its input_schema does not know "
-            f"(properties: {allowed}): name them alike, or take one argument `parameters`"
+            f"(properties: {', '.join(sorted(properties))}): name them alike, "
+            "or take one argument `parameters`"
         )
     return None

