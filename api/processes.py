@@ -27,7 +27,7 @@ from engine.errors import (
     ResourceNotFoundError,
     Violation,
 )
-from engine.messages import COMPLETED, ProcessRecord
+from engine.messages import COMPLETED
 from engine.resources import Engine, capabilities_of
 from engine.sdk.parameters import fill_defaults
 from engine.store import invocations, processes
@@ -101,7 +101,7 @@ async def start_process(
     if outcome.failure is not None:
         raise await _recorded(engine, outcome.failure)
     response.headers["Location"] = f"/api/internal/process/{name}/{process_id}"
-    return asdict(outcome.record)
+    return asdict((await _get(engine, name, process_id)).record())
 
 
 @router.get("/{name}/{process_id}", include_in_schema=False)
@@ -133,7 +133,7 @@ async def close_process(name: str, process_id: str, engine: EngineDependency) ->
         raise await _recorded(engine, outcome.failure, "Failed to close process: ")
     if not outcome.record.completed:
         raise PluginError("Failed to close process")
-    return asdict(outcome.record)
+    return asdict((await _get(engine, name, process_id)).record())
 
 
 async def _get(engine: Engine, name: str, process_id: str) -> GovernanceProcess:
@@ -163,18 +163,3 @@ def _callback_url(engine: Engine, body: dict[str, Any]) -> str | None:
         except OutboundRefusedError as error:
             message = error.detail
     raise BadRequestError(f"/callback_url: {message}", [Violation("/callback_url", message)])
-
-
-def _record_example(name: str) -> dict[str, Any]:
-    record = ProcessRecord(
-        id="8f4c2e0a-6f0b-4c58-9d0e-0d5f6b1c2a3b",
-        name=name,
-        community="my-community-1234",
-        status="pending",
-        errors={},
-        outcome={},
-        url=None,
-        created_at="2027-01-01T12:00:00+00:00",
-        updated_at="2027-01-01T12:00:00+00:00",
-    )
-    return asdict(record)

@@ -1,4 +1,4 @@
-"""Real servers for tests: an ASGI application on a free port, and a driver that takes deliveries."""
+"""Real servers for tests: applications on a free port, and a driver that takes deliveries."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from uuid import uuid4
 
 import pytest
@@ -221,4 +222,4 @@ async def test_concurrent_puts_are_applied_one_after_the_other(running: RunningE
     assert {a.status_code for a in answers} == {200}
     history = (await running.act(community, "adaptable.history")).json()["history"]
     assert len(history) == 8
-    assert all(a[1] == b[0] for a, b in zip(history, history[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(history))

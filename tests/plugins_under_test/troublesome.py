@@ -1,4 +1,4 @@
-"""A plugin that does everything that plugin code must not do, and what it may do but rarely does."""
+"""A plugin that does everything that plugin code must not do."""
 
 import asyncio
 import time

@@ -1,0 +1,1 @@
+"""Loomio: discussions and polls of a group."""
