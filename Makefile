@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check format bench lock clean
+.PHONY: help install run demo test check format bench lock clean sandbox
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -26,7 +26,7 @@ run: $(VENV)/.installed ## Run the whole engine; Ctrl-C stops it
 	@exec $(BIN)/metagov run
 
 demo: $(VENV)/.installed ## Tell the engine's story in under a minute
-	@exec $(BIN)/metagov demo $(ARGS)
+	@exec $(BIN)/python -m examples.demo $(ARGS)
 
 test: $(VENV)/.installed ## Run every test (ARGS="tests/unit -k name" for some)
 	@$(BIN)/python -m pytest $(ARGS)
@@ -40,6 +40,9 @@ check: $(VENV)/.installed ## Format, lint, types and import directions
 format: $(VENV)/.installed ## Format and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+sandbox: $(VENV)/.installed ## Run the platforms' twins, to play a vote by hand
+	@exec $(BIN)/python -m sandbox.loomio
 
 bench: $(VENV)/.installed ## Measure beside bare Temporal
 	@$(BIN)/python -m bench $(ARGS)

@@ -29,16 +29,6 @@ def run() -> None:
 
 
 @app.command()
-def demo(
-    keep: bool = typer.Option(False, help="Stay up afterwards, to look around; Ctrl-C ends it."),
-) -> None:
-    """Tell the engine's story: a Loomio poll from its start to the driver's callback."""
-    from cli.demo import run_demo
-
-    raise typer.Exit(asyncio.run(run_demo(keep=keep)))
-
-
-@app.command()
 def api() -> None:
     """Run one API process, on METAGOV_HOST and METAGOV_PORT."""
     import uvicorn

@@ -1,0 +1,1 @@
+"""Drivers as our users would write them, and the demo."""

@@ -19,7 +19,13 @@ import httpx
 import typer
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
 
 API_KEY = "loomio-twin-api-key"
 BOT_USER = 501
@@ -389,7 +395,7 @@ def _members(app: FastAPI, twin: LoomioTwin) -> None:
         poll = twin.find(key)
         if poll is not None and poll.closed_at is None:
             twin.vote(key, user, {dict(poll.options)[option]: 1})
-        return Response(status_code=303, headers={"Location": "/"})
+        return RedirectResponse("/", 303)
 
     @app.post("/sandbox/polls/{key}/close")
     async def close(key: str) -> Response:
@@ -397,7 +403,7 @@ def _members(app: FastAPI, twin: LoomioTwin) -> None:
             twin.close(key)
         except KeyError:
             return JSONResponse({"error": 404}, 404)
-        return Response(status_code=303, headers={"Location": "/"})
+        return RedirectResponse("/", 303)
 
     @app.post("/sandbox/clock")
     async def clock(request: Request) -> Response:
