@@ -1,5 +1,6 @@
 # One word each; `make` lists them.
 PYTHON ?= python3
+UV ?= uv
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
@@ -47,8 +48,9 @@ sandbox: $(VENV)/.installed ## Run the platforms' twins, to play a vote by hand
 bench: $(VENV)/.installed ## Measure beside bare Temporal
 	@$(BIN)/python -m bench $(ARGS)
 
-lock: $(VENV)/.installed ## Write requirements.lock anew from pyproject.toml (needs uv)
-	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+lock: ## Write requirements.lock anew from pyproject.toml (needs uv)
+	@command -v $(UV) >/dev/null || { echo "make lock needs uv; set UV to its path." >&2; exit 1; }
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --extra dev -o requirements.lock pyproject.toml
 
 clean: ## Remove the virtual environment; data in .metagov stays

@@ -12,6 +12,7 @@ from asgi_correlation_id import CorrelationIdMiddleware, correlation_id
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from temporalio.client import Client
 
 from api import actions, communities, health, plugins, processes, webhooks
 from api.openapi import install_openapi
@@ -37,11 +38,12 @@ on platforms, run **governance processes** and hear of **events**. Errors are
 `application/problem+json` (RFC 9457)."""
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, client: Client | None = None) -> FastAPI:
     """Make the application.
 
     Args:
         settings: The settings; default: those of the environment.
+        client: A connected Temporal client to use, such as a test environment's.
 
     Returns:
         The application; it opens database and Temporal when it starts.
@@ -56,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-        async with open_engine(chosen, lazy=True) as engine:
+        async with open_engine(chosen, lazy=True, client=client) as engine:
             log.info("api ready", url=chosen.api_url)
             yield {"engine": engine}
 

@@ -145,9 +145,8 @@ def _process_paths(process: ProcessDeclaration) -> dict[str, Any]:
         },
         **body.get("properties", {}),
     }
-    example = {"callback_url": "https://driver.example/outcome/4"} | (
-        example_of(process.input_schema or {}) or {}
-    )
+    parameters = {"type": "object", **(process.input_schema or {})}
+    example = {"callback_url": "https://driver.example/outcome/4", **example_of(parameters)}
     start = {
         "tags": tags,
         "operationId": f"start {process.name}",

@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from temporalio.client import Client
+
 from engine.messages import Capabilities
 from engine.outbound import OutboundPolicy
 from engine.sdk.registry import ProcessDeclaration
@@ -38,12 +40,15 @@ class Engine:
 
 
 @asynccontextmanager
-async def open_engine(settings: Settings, *, lazy: bool) -> AsyncIterator[Engine]:
+async def open_engine(
+    settings: Settings, *, lazy: bool, client: Client | None = None
+) -> AsyncIterator[Engine]:
     """Open all that the engine needs, and close it in reverse.
 
     Args:
         settings: The settings.
         lazy: Whether Temporal may be away for now.
+        client: A connected Temporal client to use, such as a test environment's.
 
     Yields:
         The engine.
@@ -59,7 +64,7 @@ async def open_engine(settings: Settings, *, lazy: bool) -> AsyncIterator[Engine
             settings=settings,
             database=database,
             secrets=open_secret_box(settings),
-            temporal=Temporal(await connect(settings, lazy=lazy), settings),
+            temporal=Temporal(client or await connect(settings, lazy=lazy), settings),
             outbound=OutboundPolicy(
                 allow_loopback=settings.allow_loopback,
                 allowed_networks=settings.outbound_allowed_networks,

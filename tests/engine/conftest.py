@@ -91,8 +91,8 @@ async def run_engine(
         database = open_database(settings)
         await migrate(database)
         await database.close()
-        app = create_app(settings)
-        engine = await stack.enter_async_context(open_engine(settings, lazy=False))
+        app = create_app(settings, client)
+        engine = await stack.enter_async_context(open_engine(settings, lazy=False, client=client))
         deliveries = DeliveryActivities(engine, driver_webhook_secret(settings))
         stack.push_async_callback(deliveries.close)
         for worker in make_workers(engine, deliveries):
