@@ -22,7 +22,7 @@ from engine.activities.webhooks import WebhookActivities
 from engine.discovery import load_plugins
 from engine.logs import configure_logs
 from engine.messages import SEARCH_ATTRIBUTES
-from engine.resources import Engine, driver_webhook_secret, open_engine
+from engine.resources import Engine, check_settings, driver_webhook_secret, open_engine
 from engine.settings import Settings, load_settings
 from engine.temporal import ensure_search_attributes
 from engine.workflows.community import CommunityChanges
@@ -110,6 +110,7 @@ def main() -> None:
     """Run a worker with the settings of the environment."""
     settings = load_settings()
     configure_logs(settings)
+    check_settings(settings)
     load_plugins(settings.plugin_path)
     asyncio.run(run(settings))
 

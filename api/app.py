@@ -19,7 +19,7 @@ from api.openapi import install_openapi
 from api.problems import install_problem_handlers
 from engine.discovery import load_plugins
 from engine.logs import configure_logs
-from engine.resources import open_engine
+from engine.resources import check_settings, open_engine
 from engine.settings import Settings, load_settings
 
 log = structlog.get_logger()
@@ -54,6 +54,7 @@ def create_app(settings: Settings | None = None, client: Client | None = None) -
     """
     chosen = settings or load_settings()
     configure_logs(chosen)
+    check_settings(chosen)
     load_plugins(chosen.plugin_path)
 
     @asynccontextmanager

@@ -33,10 +33,11 @@ def api() -> None:
     """Run one API process, on METAGOV_HOST and METAGOV_PORT."""
     import uvicorn
 
+    from api.app import create_app
+
     settings = load_settings()
     uvicorn.run(
-        "api.app:create_app",
-        factory=True,
+        create_app(settings),
         host=settings.host,
         port=settings.port,
         log_config=None,

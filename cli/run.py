@@ -31,7 +31,9 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, UpdateNa
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from engine.discovery import load_plugins
 from engine.errors import EngineError
+from engine.resources import check_settings
 from engine.settings import Settings
 from engine.store.database import open_database
 from engine.store.schema import migrate
@@ -181,6 +183,8 @@ def run_embedded(settings: Settings) -> int:
             typer.echo(f"Metagov Engine is already running on this data ({data_dir}).")
             typer.echo(f"  API   {settings.api_url}")
             return 1
+        check_settings(settings)
+        load_plugins(settings.plugin_path)
         _clear_away(record)
         _check_ports(settings)
         asyncio.run(_migrate(settings))

@@ -9,13 +9,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from standardwebhooks import Webhook
 from temporalio.client import Client
 
 from engine.messages import Capabilities
 from engine.outbound import OutboundPolicy
 from engine.sdk.registry import ProcessDeclaration
-from engine.settings import Settings
-from engine.store.database import Database, open_database
+from engine.settings import Settings, SettingsError
+from engine.store.database import Database, database_url, open_database
 from engine.store.secrets import SecretBox, kept_secret, open_secret_box
 from engine.temporal import Temporal, connect
 
@@ -37,6 +38,33 @@ class Engine:
     secrets: SecretBox
     temporal: Temporal
     outbound: OutboundPolicy
+
+
+def check_settings(settings: Settings) -> None:
+    """Check the settings that are more than a number or a text.
+
+    Args:
+        settings: The settings.
+
+    Raises:
+        EngineError: One does not work; the message names it and what is allowed.
+    """
+    database_url(settings)
+    open_secret_box(settings)
+    _outbound(settings)
+    try:
+        Webhook(driver_webhook_secret(settings))
+    except (ValueError, RuntimeError):
+        raise SettingsError(
+            "METAGOV_DRIVER_WEBHOOK_SECRET must be whsec_ and 24 to 64 bytes in base64"
+        ) from None
+
+
+def _outbound(settings: Settings) -> OutboundPolicy:
+    return OutboundPolicy(
+        allow_loopback=settings.allow_loopback,
+        allowed_networks=settings.outbound_allowed_networks,
+    )
 
 
 @asynccontextmanager
@@ -65,10 +93,7 @@ async def open_engine(
             database=database,
             secrets=open_secret_box(settings),
             temporal=Temporal(client or await connect(settings, lazy=lazy), settings),
-            outbound=OutboundPolicy(
-                allow_loopback=settings.allow_loopback,
-                allowed_networks=settings.outbound_allowed_networks,
-            ),
+            outbound=_outbound(settings),
         )
 
 

@@ -385,7 +385,7 @@ class Temporal:
                 Deliver(item_id),
                 id=f"delivery/{community}/{item_id}",
                 task_queue=settings.deliveries_task_queue,
-                start_to_close_timeout=timedelta(seconds=settings.delivery_timeout_seconds + 30),
+                start_to_close_timeout=timedelta(seconds=settings.delivery_timeout_seconds + 10),
                 retry_policy=RetryPolicy(
                     initial_interval=timedelta(seconds=settings.delivery_first_retry_seconds),
                     maximum_interval=timedelta(seconds=settings.delivery_longest_retry_seconds),

@@ -1,0 +1,154 @@
+"""The outbound policy, and the clients that keep to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from engine.errors import (
+    AuthenticationError,
+    NotFoundError,
+    OutboundRefusedError,
+    PlatformDownError,
+    PlatformRejectedError,
+    PlatformUnreachableError,
+    PluginError,
+    RateLimitError,
+)
+from engine.outbound import OutboundPolicy, checked_transport
+from engine.sdk.http import HttpOptions, as_plugin_error, async_client, sync_client
+from tests.servers import free_port, serve
+
+PUBLIC = OutboundPolicy(allow_loopback=False)
+LOCAL = OutboundPolicy(allow_loopback=True, allowed_networks=["10.1.0.0/16"])
+
+
+@pytest.mark.parametrize(
+    ("ip", "public", "local"),
+    [
+        ("93.184.216.34", True, True),
+        ("2606:4700::1111", True, True),
+        ("127.0.0.1", False, True),
+        ("::1", False, True),
+        ("::ffff:127.0.0.1", False, True),
+        ("10.1.2.3", False, True),
+        ("10.2.0.1", False, False),
+        ("192.168.1.1", False, False),
+        ("169.254.169.254", False, False),
+        ("::ffff:169.254.169.254", False, False),
+        ("64:ff9b::a9fe:a9fe", False, False),
+        ("2002:a00:1::", False, False),
+        ("fe80::1%eth0", False, False),
+        ("0.0.0.0", False, False),
+        ("224.0.0.1", False, False),
+        ("100.64.0.1", False, False),
+        ("nonsense", False, False),
+    ],
+)
+def test_addresses(ip: str, public: bool, local: bool) -> None:
+    assert PUBLIC.allows(ip) is public
+    assert LOCAL.allows(ip) is local
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.org/", "file:///etc/passwd", "//example.org", "", "http://", "nonsense",
+        "http://user:pw@example.org/", "http://127.0.0.1/", "http://2130706433/",
+        "http://0x7f.1/", "http://[::1]/", "http://169.254.169.254/", "http://x:99999/",
+        "http://example.org/" + "x" * 2048,
+    ],
+)  # fmt: skip
+def test_urls_refused_at_once(url: str) -> None:
+    with pytest.raises(OutboundRefusedError):
+        PUBLIC.check_url(url)
+
+
+def test_urls_allowed() -> None:
+    PUBLIC.check_url("https://driver.example/outcome/4?x=1")
+    LOCAL.check_url("http://localhost:8080/")
+
+
+def test_bad_network_is_told() -> None:
+    with pytest.raises(OutboundRefusedError, match="METAGOV_OUTBOUND_ALLOWED_NETWORKS"):
+        OutboundPolicy(allow_loopback=True, allowed_networks=["10.0.0.1/8"])
+
+
+async def _answer(request: Request) -> Response:
+    status = int(request.path_params["status"])
+    if status == 500:
+        return HTMLResponse("<html><title>Out of order</title>secret stuff</html>", 500)
+    headers = {"Retry-After": "7"} if status == 429 else None
+    return JSONResponse({"errors": ["because"]}, status, headers)
+
+
+@pytest.fixture
+async def platform() -> AsyncIterator[str]:
+    async with serve(Starlette(routes=[Route("/{status}", _answer)])) as url:
+        yield url
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (401, AuthenticationError, "because"),
+        (403, AuthenticationError, "because"),
+        (404, NotFoundError, "because"),
+        (422, PlatformRejectedError, "because"),
+        (429, RateLimitError, "because"),
+        (500, PlatformDownError, "Out of order"),
+    ],
+)
+async def test_statuses_are_errors_of_the_field(
+    platform: str, status: int, kind: type[PluginError], words: str
+) -> None:
+    options = HttpOptions(base_url=platform, headers={"Authorization": "Bearer s3cret"})
+    async with async_client(options, LOCAL) as client:
+        with pytest.raises(kind) as caught:
+            await client.get(f"/{status}", params={"api_key": "s3cret"})
+    assert words in caught.value.detail
+    assert f"answered {status}" in caught.value.detail
+    assert "s3cret" not in caught.value.detail
+    assert caught.value.nothing_done is (status == 429)
+    if isinstance(caught.value, RateLimitError):
+        assert caught.value.retry_after_seconds == 7
+
+
+async def test_the_connection_itself_is_checked(platform: str) -> None:
+    by_name = platform.replace("127.0.0.1", "localhost")
+    async with async_client(HttpOptions(), PUBLIC) as client:
+        with pytest.raises(PlatformUnreachableError, match="no address that may be called"):
+            await client.get(f"{by_name}/200")
+    async with httpx.AsyncClient(transport=checked_transport(PUBLIC)) as plain:
+        with pytest.raises(OutboundRefusedError):
+            await plain.get(f"{by_name}/200")
+    async with async_client(HttpOptions(), LOCAL) as client:
+        assert (await client.get(f"{by_name}/200")).status_code == 200
+
+
+def test_unreachable_proves_that_nothing_was_done() -> None:
+    with sync_client(HttpOptions(), LOCAL) as client, pytest.raises(PlatformUnreachableError) as e:
+        client.get(f"http://127.0.0.1:{free_port()}/")
+    assert e.value.nothing_done
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (httpx.ReadTimeout("x"), PlatformDownError),
+        (httpx.ConnectTimeout("x"), PlatformUnreachableError),
+        (httpx.RemoteProtocolError("x"), PlatformDownError),
+        (httpx.InvalidURL("x"), PlatformUnreachableError),
+        (ValueError("x"), None),
+    ],
+)
+def test_mapping(error: Exception, kind: Any) -> None:
+    mapped = as_plugin_error(error)
+    assert type(mapped) is (kind or type(None))
