@@ -68,6 +68,8 @@ def test_curl_sessions_work_as_printed(engine: EngineProcess, name: str) -> None
             shell = shell.replace("2027-01-01", later)
             if not shell.startswith(("curl", "LOCATION=")):
                 continue
+            if shell.startswith("LOCATION="):
+                shell += '; echo "location: $LOCATION"'
             done = subprocess.run(
                 ["/bin/bash", "-c", shell],
                 env=os.environ | variables,

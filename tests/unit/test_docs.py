@@ -1,0 +1,74 @@
+"""The documentation says what the code says."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+
+import engine.plugins
+from engine.settings import Settings
+from tests.conftest import REPOSITORY
+
+OPERATING = (REPOSITORY / "docs/operating.md").read_text()
+PLUGIN_TUTORIAL = (REPOSITORY / "docs/plugin-tutorial.md").read_text()
+
+# Told of elsewhere than in the tutorial, or for type annotations only.
+NOT_IN_THE_TUTORIAL = {
+    "AuthType",
+    "BadWebhookError",
+    "Community",
+    "Parameters",
+    "PluginErrorInternal",
+    "RegistrationError",
+    "State",
+    "Violation",
+    "VotingStandard",
+    "WebhookRequest",
+    "WebhookResponse",
+}
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_documented(name: str) -> None:
+    field = Settings.model_fields[name]
+    default = "" if field.default in (None, ()) else str(field.default)
+    assert f"| `{name.upper()}` | {default} | {field.description} |" in OPERATING
+
+
+def test_every_documented_variable_is_a_setting() -> None:
+    names = {f"METAGOV_{name.upper()}" for name in Settings.model_fields}
+    for path in [REPOSITORY / "README.md", *REPOSITORY.glob("docs/**/*.md")]:
+        for found in re.findall(r"METAGOV_[A-Z_]+[A-Z]", path.read_text()):
+            assert found in names | {"METAGOV_CONTRACTS_DIR"}, (path, found)
+
+
+@pytest.mark.parametrize("name", sorted(set(engine.plugins.__all__) - NOT_IN_THE_TUTORIAL))
+def test_the_tutorial_names_all_of_the_sdk(name: str) -> None:
+    assert name in PLUGIN_TUTORIAL
+
+
+def test_links_lead_somewhere() -> None:
+    for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            if "://" not in link:
+                assert (path.parent / link).exists(), (path, link)
+
+
+def test_changelog_and_version_agree() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", changelog, re.MULTILINE)
+    assert versions[0] == project["version"]
+
+
+def test_every_platform_folder_is_complete() -> None:
+    for folder in sorted((REPOSITORY / "engine/plugins").iterdir()):
+        if not folder.is_dir() or folder.name == "__pycache__":
+            continue
+        code = folder / "plugin.py", folder / "models.py"
+        assert any(path.exists() for path in code), folder
+        for payload in (folder / "payloads").glob("*"):
+            assert re.fullmatch(r"[a-z_]+__[a-z0-9_]+\.json", payload.name), payload
+            assert (folder / "README.md").exists()
