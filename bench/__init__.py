@@ -1,0 +1,1 @@
+"""Measures the engine beside the bare Temporal calls that it rests on."""

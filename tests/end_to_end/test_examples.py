@@ -61,10 +61,11 @@ def test_curl_sessions_work_as_printed(engine: EngineProcess, name: str) -> None
     variables: dict[str, str] = {}
     commands = 0
     for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        # A command goes on in lines that are indented; what follows is what must come back.
         for command, expected in re.findall(
-            r"^\$ (.*?)(?<!\\)\n(.*?)(?=^\$ |\Z)", block, re.DOTALL | re.MULTILINE
+            r"^\$ (.*\n(?:    .*\n)*)((?:(?!\$ ).*\n)*)", block, re.MULTILINE
         ):
-            shell = command.replace("http://127.0.0.1:8000", engine.url)
+            shell = command.strip().replace("http://127.0.0.1:8000", engine.url)
             shell = shell.replace("2027-01-01", later)
             if not shell.startswith(("curl", "LOCATION=")):
                 continue
