@@ -28,7 +28,7 @@ from engine.errors import (
 from engine.resources import Engine
 from engine.sdk.parameters import fill_defaults
 from engine.store import invocations
-from engine.store.database import new_id, utc_now
+from engine.store.database import new_id
 from engine.store.invocations import DONE, Invocation
 
 router = APIRouter(include_in_schema=False)
@@ -119,9 +119,7 @@ async def _repeat(engine: Engine, community: str, name: str, invocation_id: str)
 async def _give_up(engine: Engine, invocation_id: str, error: EngineError) -> None:
     """Record why there is no result, unless one came after all."""
     async with engine.database.write() as session:
-        mark = await invocations.lock_invocation(session, invocation_id)
-        if mark is not None and mark.status != DONE:
-            mark.status, mark.error, mark.finished_at = DONE, describe(error), utc_now()
+        await invocations.mark_done(session, invocation_id, error=describe(error))
 
 
 async def _answer(engine: Engine, invocation_id: str) -> Response:

@@ -217,7 +217,8 @@ async def _between(bench: Bench, count: int, many: int) -> tuple[Timing, Timing]
 async def _receiver() -> AsyncIterator[Receiver]:
     receiver = Receiver()
     app = Starlette(routes=[Route("/{name}", receiver.take, methods=["POST"])])
-    listener = socket.socket()
+    # With its protocol named, accepted sockets get TCP_NODELAY from asyncio.
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
     task = asyncio.create_task(server.serve(sockets=[listener]))

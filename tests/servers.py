@@ -25,7 +25,8 @@ def free_port() -> int:
 @asynccontextmanager
 async def serve(app: Any) -> AsyncIterator[str]:
     """Serve an application on a free port of loopback; yields its base URL."""
-    listener = socket.socket()
+    # With its protocol named, accepted sockets get TCP_NODELAY from asyncio.
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2))
     task = asyncio.create_task(server.serve(sockets=[listener]))

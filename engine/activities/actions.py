@@ -27,8 +27,8 @@ from engine.resources import Engine
 from engine.sdk.arguments import arguments_for
 from engine.sdk.parameters import Parameters, json_safe, validate
 from engine.sdk.registry import ActionDeclaration
-from engine.store import communities, invocations
-from engine.store.database import is_outage, utc_now
+from engine.store import invocations
+from engine.store.database import is_outage
 from engine.store.invocations import DONE, Invocation
 
 log = structlog.get_logger()
@@ -81,10 +81,11 @@ class ActionActivities:
                     raise OutcomeUnknownError(
                         "A first try was cut off; whether it had an effect is not known"
                     )
-                instance = await communities.find_instance(session, row.community, row.plugin)
-                if instance is None or instance.id != row.instance_id:
+                loaded = await load_plugin(
+                    self._engine, session, row.community, row.plugin, invocation_id
+                )
+                if loaded is None or loaded.instance_id != row.instance_id:
                     raise PluginCodeError(f"Plugin '{row.plugin}' was disabled meanwhile")
-                loaded = await load_plugin(self._engine, session, instance, invocation_id)
         except Exception as error:
             if is_outage(error):
                 raise UnavailableError("The database does not answer; nothing was done") from error
@@ -94,26 +95,16 @@ class ActionActivities:
             raise PluginCodeError(f"This worker knows no action '{row.plugin}.{row.target}'")
         result = await _call_action(loaded, declaration, row)
         async with self._engine.database.write() as session:
-            mark = await invocations.lock_invocation(session, invocation_id)
-            if mark is None or mark.status == DONE:
+            if not await invocations.mark_done(session, invocation_id, result={"value": result}):
                 return loaded.community, []
             items = await store_effects(self._engine, session, loaded)
-            mark.status, mark.result, mark.finished_at = DONE, {"value": result}, utc_now()
         log.info("action performed", community=row.community, action=f"{row.plugin}.{row.target}")
         return loaded.community, items
 
     async def _record_failure(self, invocation_id: str, error: EngineError) -> None:
         async with self._engine.database.write() as session:
-            mark = await invocations.lock_invocation(session, invocation_id)
-            if mark is None or mark.status == DONE:
-                return
-            mark.status, mark.error, mark.finished_at = DONE, describe(error), utc_now()
-        log.warning(
-            "action failed",
-            community=mark.community,
-            action=f"{mark.plugin}.{mark.target}",
-            kind=error.kind,
-        )
+            await invocations.mark_done(session, invocation_id, error=describe(error))
+        log.warning("action failed", invocation=invocation_id, kind=error.kind)
 
 
 def _done_before(row: Invocation) -> tuple[str, list[str]]:

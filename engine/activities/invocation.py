@@ -25,7 +25,6 @@ from engine.sdk.plugin import Community, InvocationContext, Plugin
 from engine.sdk.registry import PluginDeclaration, Registry
 from engine.sdk.state import State
 from engine.store import communities, outbox
-from engine.store.communities import PluginInstance
 from engine.store.processes import GovernanceProcess
 from engine.store.secrets import redact, secret_values
 
@@ -57,28 +56,32 @@ class LoadedPlugin:
 
 
 async def load_plugin(
-    engine: Engine, session: AsyncSession, instance: PluginInstance, key: str
-) -> LoadedPlugin:
+    engine: Engine, session: AsyncSession, community: str, plugin: str, key: str
+) -> LoadedPlugin | None:
     """Load a plugin instance with config and state.
 
     Args:
         engine: What all activities share.
         session: An open session.
-        instance: The instance's row.
+        community: The community's name.
+        plugin: The plugin's name.
         key: The idempotency key of the call.
 
     Returns:
-        The instance, ready for one call.
+        The instance, ready for one call; None if the plugin is not enabled there.
 
     Raises:
         PluginCodeError: The plugin is not installed in this worker.
     """
-    community = await communities.get_community(session, instance.community)
+    found = await communities.find_enabled(session, community, plugin)
+    if found is None:
+        return None
+    instance, readable_name = found
     return build_plugin(
         engine,
         instance_id=instance.id,
         plugin=instance.plugin,
-        community=Community(instance.community, community.readable_name if community else ""),
+        community=Community(instance.community, readable_name),
         config=engine.secrets.decrypt(instance.config_encrypted),
         state=await communities.load_state(session, instance.id),
         key=key,

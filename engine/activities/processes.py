@@ -38,7 +38,7 @@ from engine.sdk.process import ProcessContext, ProcessSnapshot
 from engine.sdk.registry import ProcessDeclaration
 from engine.sdk.state import State
 from engine.sdk.webhook import WebhookRequest
-from engine.store import communities, invocations, processes, webhooks
+from engine.store import invocations, processes, webhooks
 from engine.store.database import utc_now
 from engine.store.invocations import DONE, Invocation
 from engine.store.processes import GovernanceProcess
@@ -193,10 +193,11 @@ class ProcessActivities:
     async def _load(self, process_id: str, invocation_id: str) -> _Loaded:
         async with self._engine.database.read() as session:
             row = await _get(session, process_id)
-            instance = await communities.find_instance(session, row.community, row.plugin)
-            if instance is None:
+            plugin = await load_plugin(
+                self._engine, session, row.community, row.plugin, invocation_id
+            )
+            if plugin is None:
                 raise PluginCodeError(f"Plugin '{row.plugin}' is not enabled any more")
-            plugin = await load_plugin(self._engine, session, instance, invocation_id)
         declaration = plugin.declaration.processes.get(row.slug)
         if declaration is None:
             raise PluginCodeError(f"This worker knows no process '{row.name}'")

@@ -46,7 +46,11 @@ class ProducerActivities:
                 return  # Disabled meanwhile; its schedule is going.
             info = activity.info()
             key = f"{info.workflow_id}/{info.workflow_run_id}"
-            loaded = await load_plugin(self._engine, session, instance, key)
+            loaded = await load_plugin(
+                self._engine, session, instance.community, instance.plugin, key
+            )
+        if loaded is None:
+            return
         declaration = loaded.declaration.tasks.get(task.task)
         name = f"{instance.plugin}.{task.task}"
         if declaration is None:

@@ -17,7 +17,7 @@ from engine.errors import EngineError, describe
 from engine.messages import ReceiveWebhook
 from engine.resources import Engine
 from engine.sdk.webhook import WebhookRequest
-from engine.store import communities, invocations, processes, webhooks
+from engine.store import invocations, processes, webhooks
 from engine.store.database import utc_now
 from engine.store.invocations import DONE, Invocation
 from engine.store.webhooks import FAILED, HANDLED, RECEIVED, ReceivedWebhook
@@ -54,13 +54,11 @@ class WebhookActivities:
             row = await webhooks.get_webhook(session, webhook_id)
             if row is None or row.status != RECEIVED:
                 return
-            instance = await communities.find_instance(session, row.community, row.plugin)
-            if instance is None or instance.id != row.instance_id:
-                instance = None
-            else:
-                loaded = await load_plugin(self._engine, session, instance, f"webhook:{row.id}")
+            loaded = await load_plugin(
+                self._engine, session, row.community, row.plugin, f"webhook:{row.id}"
+            )
             received = await invocations.get_invocation(session, f"webhook:{row.id}") is not None
-        if instance is None:
+        if loaded is None or loaded.instance_id != row.instance_id:
             await self._finish(row, FAILED, {"detail": "the plugin was disabled meanwhile"})
             return
         request = WebhookRequest(body=row.body, headers=row.headers, query=row.query, path=row.path)

@@ -164,6 +164,28 @@ async def find_instance(
     return (await session.exec(query)).one_or_none()
 
 
+async def find_enabled(
+    session: AsyncSession, community: str, plugin: str
+) -> tuple[PluginInstance, str] | None:
+    """Find a plugin of a community, together with the community's name for people.
+
+    Args:
+        session: An open session.
+        community: The community's name.
+        plugin: The plugin's name.
+
+    Returns:
+        The instance and the readable name, or None if the plugin is not enabled there.
+    """
+    query = (
+        select(PluginInstance, Community.readable_name)
+        .join(Community, col(Community.name) == col(PluginInstance.community))
+        .where(col(PluginInstance.community) == community, col(PluginInstance.plugin) == plugin)
+    )
+    found = (await session.exec(query)).one_or_none()
+    return (found[0], found[1]) if found is not None else None
+
+
 async def load_state(session: AsyncSession, instance_id: str) -> dict[str, str]:
     """Read an instance's state.
 

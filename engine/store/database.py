@@ -202,5 +202,6 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     # A writer takes the lock at once: one that reads first and then writes cannot wait for it.
-    write = connection.get_execution_options().get("metagov_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    # A reader needs no transaction: each of its queries sees one state by itself.
+    if connection.get_execution_options().get("metagov_write", False):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

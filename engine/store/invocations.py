@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -16,12 +16,11 @@ from engine.store.communities import NAME_MAX_LENGTH
 from engine.store.database import Database, JsonText, UtcDateTime, new_id, utc_now
 
 ACCEPTED = "accepted"
-RUNNING = "running"
 DONE = "done"
 
 
 class Invocation(SQLModel, table=True):
-    """One call of plugin code: asked for, under way, or done."""
+    """One call of plugin code: asked for, or done."""
 
     __tablename__ = "invocation"
 
@@ -145,17 +144,31 @@ async def get_invocation(session: AsyncSession, invocation_id: str) -> Invocatio
     return await session.get(Invocation, invocation_id)
 
 
-async def lock_invocation(session: AsyncSession, invocation_id: str) -> Invocation | None:
-    """Find an invocation and keep other writers of it waiting until the transaction ends.
+async def mark_done(
+    session: AsyncSession,
+    invocation_id: str,
+    *,
+    result: dict[str, Any] | None = None,
+    error: dict[str, Any] | None = None,
+) -> bool:
+    """Mark an accepted invocation as done, unless it is.
 
     Args:
-        session: A session in a transaction.
+        session: A session in the transaction that stores what the invocation did.
         invocation_id: Its id.
+        result: What it returned, if it succeeded.
+        error: Its error, if it failed.
 
     Returns:
-        The invocation, or None.
+        False if it was done before; then nothing of this try may be stored.
     """
-    return await session.get(Invocation, invocation_id, with_for_update=True)
+    statement = (
+        update(Invocation)
+        .where(col(Invocation.id) == invocation_id, col(Invocation.status) != DONE)
+        .values(status=DONE, result=result, error=error, finished_at=utc_now())
+        .execution_options(synchronize_session=False)
+    )
+    return bool((await session.exec(statement)).rowcount)
 
 
 async def forget_before(session: AsyncSession, finished: datetime, keyed: datetime) -> None:
