@@ -282,7 +282,8 @@ def report(lines: list[str], count: int) -> str:
         The page.
     """
     cores = os.cpu_count()
-    machine = f"{cores} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    system = f"{platform.system()} {platform.machine()}"
+    machine = f"{cores} cores, {system}, Python {platform.python_version()}"
     return "\n".join(
         [
             "# Performance",
