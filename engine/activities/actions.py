@@ -5,7 +5,13 @@ from __future__ import annotations
 import structlog
 from temporalio import activity
 
-from engine.activities.heartbeat import first_try, give_up, try_again, with_heartbeat
+from engine.activities.heartbeat import (
+    before_plugin_code,
+    first_try,
+    give_up,
+    try_again,
+    with_heartbeat,
+)
 from engine.activities.invocation import (
     LoadedPlugin,
     call,
@@ -18,7 +24,6 @@ from engine.errors import (
     OutcomeUnknownError,
     PluginCodeError,
     RecordedError,
-    UnavailableError,
     Violation,
     describe,
 )
@@ -28,12 +33,15 @@ from engine.sdk.arguments import arguments_for
 from engine.sdk.parameters import Parameters, json_safe, validate
 from engine.sdk.registry import ActionDeclaration
 from engine.store import invocations
-from engine.store.database import is_outage
 from engine.store.invocations import DONE, Invocation
 
 log = structlog.get_logger()
 
 LONGEST_RETRY_SECONDS = 5.0
+
+
+class _SupersededError(Exception):
+    """The invocation was ended meanwhile; raised to take back what this try would store."""
 
 
 class ActionActivities:
@@ -71,7 +79,7 @@ class ActionActivities:
         await hand_out(self._engine, *items)
 
     async def _run(self, invocation_id: str) -> tuple[str, list[str]]:
-        try:
+        with before_plugin_code():
             async with self._engine.database.read() as session:
                 row = await invocations.get_invocation(session, invocation_id)
                 assert row is not None, "an accepted invocation is stored before its activity"
@@ -86,18 +94,18 @@ class ActionActivities:
                 )
                 if loaded is None or loaded.instance_id != row.instance_id:
                     raise PluginCodeError(f"Plugin '{row.plugin}' was disabled meanwhile")
-        except Exception as error:
-            if is_outage(error):
-                raise UnavailableError("The database does not answer; nothing was done") from error
-            raise
         declaration = loaded.declaration.actions.get(row.target)
         if declaration is None:
             raise PluginCodeError(f"This worker knows no action '{row.plugin}.{row.target}'")
         result = await _call_action(loaded, declaration, row)
-        async with self._engine.database.write() as session:
-            if not await invocations.mark_done(session, invocation_id, result={"value": result}):
-                return loaded.community, []
-            items = await store_effects(self._engine, session, loaded)
+        try:
+            async with self._engine.database.write() as session:
+                items = await store_effects(self._engine, session, loaded)
+                kept = {"value": result, "items": items}
+                if not await invocations.mark_done(session, invocation_id, result=kept):
+                    raise _SupersededError
+        except _SupersededError:
+            return loaded.community, []
         log.info("action performed", community=row.community, action=f"{row.plugin}.{row.target}")
         return loaded.community, items
 
@@ -110,7 +118,7 @@ class ActionActivities:
 def _done_before(row: Invocation) -> tuple[str, list[str]]:
     if row.error is not None:
         raise RecordedError(row.error)
-    return row.community, []
+    return row.community, (row.result or {}).get("items", [])
 
 
 async def _call_action(loaded: LoadedPlugin, action: ActionDeclaration, row: Invocation) -> object:

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from temporalio import activity
 
-from engine.activities.heartbeat import first_try, with_heartbeat
+from engine.activities.heartbeat import before_plugin_code, first_try, with_heartbeat
 from engine.activities.invocation import (
     LoadedPlugin,
     build_plugin,
@@ -69,8 +69,9 @@ class CommunityActivities:
         await with_heartbeat(self._apply(change.change_id))
 
     async def _apply(self, change_id: str) -> None:
-        async with self._engine.database.read() as session:
-            change = await session.get_one(CommunityChange, change_id)
+        with before_plugin_code():
+            async with self._engine.database.read() as session:
+                change = await session.get_one(CommunityChange, change_id)
         if change.status == ACCEPTED:
             try:
                 if not first_try():
@@ -95,9 +96,9 @@ class CommunityActivities:
     async def _put(
         self, change: CommunityChange, desired: dict[str, Any]
     ) -> tuple[list[str], list[ProcessRecord]]:
-        plan = await self._plan(change.community, desired)
-        for config, loaded in plan.fresh:
-            del config
+        with before_plugin_code():
+            plan = await self._plan(change.community, desired)
+        for _, loaded in plan.fresh:
             await call(
                 loaded, f"initialize of '{loaded.declaration.name}'", loaded.plugin.initialize
             )
@@ -222,7 +223,9 @@ class CommunityActivities:
     async def _refuse(self, change: CommunityChange, error: EngineError) -> None:
         async with self._engine.database.write() as session:
             mark = await session.get_one(CommunityChange, change.id)
-            mark.status, mark.error, mark.desired_encrypted = REFUSED, describe(error), None
+            # Whatever `initialize` fails of, it is the plugin's failure to be told: 502.
+            told = describe(error) | ({"status": 502} if error.status == 500 else {})
+            mark.status, mark.error, mark.desired_encrypted = REFUSED, told, None
         log.warning(
             "community not changed",
             community=change.community,

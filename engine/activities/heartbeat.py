@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from engine.errors import EngineError
+from engine.errors import EngineError, UnavailableError
+from engine.store.database import is_outage
 
 Result = TypeVar("Result")
 
@@ -66,8 +69,6 @@ def try_again(error: EngineError, delay_seconds: float | None = None) -> Applica
     Returns:
         The failure, to be raised. It carries the error's kind only, for it stays in the history.
     """
-    from datetime import timedelta
-
     activity.heartbeat(NOTHING_DONE, activity.info().attempt)
     return ApplicationError(
         error.kind,
@@ -75,6 +76,21 @@ def try_again(error: EngineError, delay_seconds: float | None = None) -> Applica
         category=ApplicationErrorCategory.BENIGN,
         next_retry_delay=timedelta(seconds=delay_seconds) if delay_seconds is not None else None,
     )
+
+
+@contextmanager
+def before_plugin_code() -> Iterator[None]:
+    """Have the activity tried again if the database is out before plugin code was called.
+
+    Raises:
+        ApplicationError: The database does not answer; the next try may run plugin code.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_outage(error):
+            raise try_again(UnavailableError("The database does not answer")) from None
+        raise
 
 
 def give_up(error: EngineError) -> ApplicationError:

@@ -12,7 +12,12 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from engine.activities.heartbeat import first_try, try_again, with_heartbeat
+from engine.activities.heartbeat import (
+    before_plugin_code,
+    first_try,
+    try_again,
+    with_heartbeat,
+)
 from engine.activities.invocation import (
     LoadedPlugin,
     call,
@@ -116,17 +121,18 @@ class ProcessActivities:
             return InvocationOutcome((await _get(session, read.process_id)).record())
 
     async def _invoke(self, invocation: InvokeProcess) -> InvocationOutcome:
-        done = await self._done_before(invocation.process_id, invocation.invocation_id)
+        with before_plugin_code():
+            done = await self._done_before(invocation.process_id, invocation.invocation_id)
         if done is not None:
             return done
-        loaded = None
         try:
             if invocation.method == "start" and not first_try():
                 raise OutcomeUnknownError(
                     "A first try to start the process was cut off; "
                     "whether it had an effect on the platform is not known"
                 )
-            loaded = await self._load(invocation.process_id, invocation.invocation_id)
+            with before_plugin_code():
+                loaded = await self._load(invocation.process_id, invocation.invocation_id)
             await self._call(loaded, invocation)
             snapshot = self._snapshot(loaded)
         except EngineError as error:

@@ -416,7 +416,9 @@ def _declared_methods(
     cls: type[Plugin],
 ) -> list[ActionDeclaration | ReceiverDeclaration | TaskDeclaration]:
     declared = []
-    for name, function in inspect.getmembers(cls, inspect.isfunction):
+    names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
+    for name in names:
+        function = getattr(cls, name)
         declaration = getattr(function, _MARK, None)
         if declaration is None:
             continue

@@ -162,6 +162,7 @@ def open_database(settings: Settings) -> Database:
             url,
             pool_size=settings.database_pool_size,
             pool_timeout=settings.database_timeout_seconds,
+            hide_parameters=True,
             connect_args={"timeout": settings.database_timeout_seconds},
         )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
@@ -172,6 +173,7 @@ def open_database(settings: Settings) -> Database:
             pool_size=settings.database_pool_size,
             pool_timeout=settings.database_timeout_seconds,
             pool_pre_ping=True,
+            hide_parameters=True,
             connect_args={"connect_timeout": max(2, int(settings.database_timeout_seconds))},
         )
     return Database(engine)
