@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import httpx
 
 from examples.driver import Callbacks
-from tests.end_to_end.conftest import EngineProcess
+from tests.end_to_end.conftest import EngineProcess, make_engine
+from tests.servers import free_port
 
 VOTE = "process/randomness.delayed-stochastic-vote"
 
@@ -25,8 +33,6 @@ def test_processes_wait_through_a_kill_of_everything(engine: EngineProcess) -> N
     engine.start()
     done = engine.wait_completed(due.headers["location"])
     assert done["outcome"] == {"winner": "a"}
-    import httpx
-
     closed = httpx.delete(f"{engine.url}{later.headers['location']}", timeout=60)
     assert closed.status_code == 200
     told = [callbacks.completed(20)["id"], callbacks.completed(20)["id"]]
@@ -38,10 +44,6 @@ def test_processes_wait_through_a_kill_of_everything(engine: EngineProcess) -> N
 
 
 def test_a_callback_waits_for_a_driver_that_is_down(engine: EngineProcess) -> None:
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-
-    from tests.servers import free_port
-
     engine.put("c", {"name": "randomness", "config": {}})
     port = free_port()
     vote = {"options": ["a"], "delay": 0.01, "callback_url": f"http://127.0.0.1:{port}/x"}
@@ -62,3 +64,76 @@ def test_a_callback_waits_for_a_driver_that_is_down(engine: EngineProcess) -> No
     server.handle_request()
     server.server_close()
     assert started.json()["id"].encode() in heard[0]
+
+
+SLOW_PLUGIN = """
+import os, time
+from engine.plugins import GovernanceProcess, Plugin, ProcessStatus, Registry
+
+
+def note(what):
+    with open(os.environ["NOTES"], "a") as notes:
+        notes.write(what + "\\n")
+
+
+@Registry.plugin
+class Slow(Plugin):
+    name = "slow"
+
+    @Registry.action(slug="act", description="takes its time")
+    def act(self):
+        note("act")
+        time.sleep(25)
+
+
+@Registry.governance_process
+class SlowStart(GovernanceProcess):
+    name = "start"
+    plugin_name = "slow"
+
+    def start(self, parameters):
+        note("start")
+        time.sleep(25)
+        self.status = ProcessStatus.PENDING
+"""
+
+
+def test_effects_of_a_killed_worker_are_never_repeated(tmp_path: Path) -> None:
+    """Rule 4: an effect with an unknown result is told as unknown, not tried again."""
+    folder, notes = tmp_path / "plugins", tmp_path / "notes"
+    folder.mkdir()
+    (folder / "slow.py").write_text(SLOW_PLUGIN)
+    settings = {"METAGOV_PLUGIN_PATH": str(folder), "NOTES": str(notes)}
+    engine = make_engine(tmp_path / "data", **settings)
+    engine.start()
+    try:
+        callbacks = Callbacks()
+        engine.put("c", {"name": "slow", "config": {}})
+        answers: dict[str, httpx.Response] = {}
+
+        def ask(path: str, body: dict[str, object]) -> None:
+            answers[path] = engine.post("c", path, body)
+
+        asked = [
+            threading.Thread(target=ask, args=("action/slow.act", {})),
+            threading.Thread(
+                target=ask, args=("process/slow.start", {"callback_url": callbacks.url})
+            ),
+        ]
+        for thread in asked:
+            thread.start()
+        deadline = time.monotonic() + 20
+        while not notes.exists() or len(notes.read_text().split()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(engine.children()["worker"], signal.SIGKILL)
+        for thread in asked:
+            thread.join(90)
+        for path in ("action/slow.act", "process/slow.start"):
+            assert answers[path].status_code == 504, answers[path].text
+            assert "not known" in answers[path].json()["detail"]
+        told = callbacks.completed(20)
+        assert told["errors"]["code"] == "start_outcome_unknown"
+        assert sorted(notes.read_text().split()) == ["act", "start"]
+    finally:
+        engine.stop()
