@@ -100,7 +100,7 @@ async def run(settings: Settings) -> None:
         stack.push_async_callback(deliveries.close)
         for worker in make_workers(engine, deliveries):
             await stack.enter_async_context(worker)
-        await engine.temporal.start_reconciliation()
+        await engine.schedules.start_reconciliation()
         log.info("worker ready", task_queue=settings.task_queue)
         await stop.wait()
         log.info("worker stopping", grace_seconds=settings.worker_grace_seconds)

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from temporalio import activity
-from temporalio.common import SearchAttributeKey
+from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
 COMMUNITY_ATTRIBUTE = SearchAttributeKey.for_keyword("MetagovCommunity")
 PLUGIN_ATTRIBUTE = SearchAttributeKey.for_keyword("MetagovPlugin")
@@ -249,3 +249,37 @@ def process_workflow_id(community: str, name: str, process_id: str) -> str:
         ``process/{community}/{plugin}.{slug}/{id}``.
     """
     return f"process/{community}/{name}/{process_id}"
+
+
+def process_attributes(record: ProcessRecord) -> TypedSearchAttributes:
+    """What operators search processes by.
+
+    Args:
+        record: The process.
+
+    Returns:
+        Community, plugin, name and status.
+    """
+    pairs: list[SearchAttributePair[str]] = [
+        SearchAttributePair(COMMUNITY_ATTRIBUTE, record.community),
+        SearchAttributePair(PLUGIN_ATTRIBUTE, record.name.partition(".")[0]),
+        SearchAttributePair(PROCESS_ATTRIBUTE, record.name),
+        SearchAttributePair(STATUS_ATTRIBUTE, record.status),
+    ]
+    return TypedSearchAttributes(pairs)
+
+
+def instance_attributes(community: str, name: str | None) -> TypedSearchAttributes:
+    """What operators search everything else by.
+
+    Args:
+        community: The community's name.
+        name: A plugin's name, or that of one of its actions; None if it is about no plugin.
+
+    Returns:
+        Community and plugin.
+    """
+    pairs: list[SearchAttributePair[str]] = [SearchAttributePair(COMMUNITY_ATTRIBUTE, community)]
+    if name is not None:
+        pairs.append(SearchAttributePair(PLUGIN_ATTRIBUTE, name.partition(".")[0]))
+    return TypedSearchAttributes(pairs)

@@ -13,6 +13,7 @@ from temporalio.client import Client
 
 from engine.messages import Capabilities
 from engine.outbound import OutboundPolicy
+from engine.schedules import Schedules
 from engine.sdk.registry import ProcessDeclaration
 from engine.settings import Settings, SettingsError
 from engine.store.database import Database, database_url, open_database
@@ -29,6 +30,7 @@ class Engine:
         database: The database.
         secrets: Opens plugin configs.
         temporal: What is asked of Temporal.
+        schedules: What is asked of its schedules.
         outbound: Which addresses may be called.
     """
 
@@ -36,6 +38,7 @@ class Engine:
     database: Database
     secrets: SecretBox
     temporal: Temporal
+    schedules: Schedules
     outbound: OutboundPolicy
 
 
@@ -91,11 +94,13 @@ async def open_engine(
     async with AsyncExitStack() as stack:
         database = open_database(settings)
         stack.push_async_callback(database.close)
+        connected = client or await connect(settings, lazy=lazy)
         yield Engine(
             settings=settings,
             database=database,
             secrets=open_secret_box(settings),
-            temporal=Temporal(client or await connect(settings, lazy=lazy), settings),
+            temporal=Temporal(connected, settings),
+            schedules=Schedules(connected, settings),
             outbound=_outbound(settings),
         )
 

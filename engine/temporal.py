@@ -5,21 +5,11 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import timedelta
 
 from temporalio.client import (
     ActivityFailureError,
     Client,
-    Schedule,
-    ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
-    ScheduleIntervalSpec,
-    ScheduleOverlapPolicy,
-    SchedulePolicy,
-    ScheduleSpec,
-    ScheduleUpdate,
-    ScheduleUpdateInput,
     WithStartWorkflowOperation,
     WorkflowHandle,
     WorkflowUpdateFailedError,
@@ -28,8 +18,6 @@ from temporalio.common import (
     ActivityIDConflictPolicy,
     RetryPolicy,
     SearchAttributeKey,
-    SearchAttributePair,
-    TypedSearchAttributes,
     WorkflowIDConflictPolicy,
 )
 from temporalio.exceptions import (
@@ -42,10 +30,6 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from engine.errors import PluginTimeoutError, UnavailableError
 from engine.messages import (
-    COMMUNITY_ATTRIBUTE,
-    PLUGIN_ATTRIBUTE,
-    PROCESS_ATTRIBUTE,
-    STATUS_ATTRIBUTE,
     ApplyChange,
     Capabilities,
     Deliver,
@@ -55,50 +39,23 @@ from engine.messages import (
     ProcessRecord,
     ReceiveWebhook,
     RunCommunity,
-    RunEventProducer,
     RunGovernanceProcess,
     deliver,
+    instance_attributes,
     perform_action,
+    process_attributes,
     process_workflow_id,
     receive_webhook,
 )
 from engine.settings import Settings
 from engine.workflows.community import CommunityChanges
-from engine.workflows.event_producer import EventProducer
 from engine.workflows.governance_process import GovernanceProcess
-from engine.workflows.reconciliation import Reconciliation
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=15)
-RECONCILIATION = "reconciliation"
-TASK_PREFIX = "task/"
 WEBHOOK_RETRY = RetryPolicy(
     initial_interval=timedelta(seconds=1),
     maximum_interval=timedelta(minutes=10),
 )
-
-
-@dataclass(frozen=True)
-class TaskSchedule:
-    """The schedule of one task of one plugin instance.
-
-    Attributes:
-        community: The community's name.
-        plugin: The plugin's name.
-        task: The task's slug.
-        instance_id: The plugin instance.
-        every_seconds: Time between two runs.
-    """
-
-    community: str
-    plugin: str
-    task: str
-    instance_id: str
-    every_seconds: float
-
-    @property
-    def id(self) -> str:
-        """The schedule's id: ``task/{community}/{plugin}.{task}``."""
-        return f"{TASK_PREFIX}{self.community}/{self.plugin}.{self.task}"
 
 
 async def connect(settings: Settings, *, lazy: bool = False) -> Client:
@@ -174,7 +131,7 @@ class Temporal:
                 retry_policy=RetryPolicy(
                     initial_interval=timedelta(milliseconds=500), maximum_attempts=3
                 ),
-                search_attributes=_attributes(community, name),
+                search_attributes=instance_attributes(community, name),
             )
         except ActivityFailureError as error:
             if isinstance(error.cause, TimeoutError):
@@ -207,7 +164,7 @@ class Temporal:
             id=process_workflow_id(record.community, record.name, record.id),
             task_queue=self._settings.task_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            search_attributes=_process_attributes(record),
+            search_attributes=process_attributes(record),
             static_summary=f"{record.name}: {title}" if title else record.name,
         )
         try:
@@ -236,7 +193,7 @@ class Temporal:
                 self._process_input(record, capabilities),
                 id=process_workflow_id(record.community, record.name, record.id),
                 task_queue=self._settings.task_queue,
-                search_attributes=_process_attributes(record),
+                search_attributes=process_attributes(record),
                 static_summary=record.name,
             )
         except WorkflowAlreadyStartedError:
@@ -361,7 +318,7 @@ class Temporal:
                 start_to_close_timeout=self._invocation + timedelta(seconds=30),
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
                 retry_policy=WEBHOOK_RETRY,
-                search_attributes=_attributes(community, plugin),
+                search_attributes=instance_attributes(community, plugin),
             )
         except ActivityAlreadyStartedError:
             return
@@ -390,7 +347,7 @@ class Temporal:
                     initial_interval=timedelta(seconds=settings.delivery_first_retry_seconds),
                     maximum_interval=timedelta(seconds=settings.delivery_longest_retry_seconds),
                 ),
-                search_attributes=_attributes(community, None),
+                search_attributes=instance_attributes(community, None),
             )
         except ActivityAlreadyStartedError:
             return False
@@ -416,7 +373,7 @@ class Temporal:
                 task_queue=self._settings.task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 static_summary=f"changes of {community}",
-                search_attributes=_attributes(community, None),
+                search_attributes=instance_attributes(community, None),
             )
             try:
                 async with asyncio.timeout((self._wait + timeout).total_seconds()):
@@ -435,93 +392,6 @@ class Temporal:
                     continue
                 raise _slow_or_unavailable(error) from error
         raise UnavailableError("The community is being changed by others; try again")
-
-    async def schedule_task(self, task: TaskSchedule) -> bool:
-        """Make the schedule of a task, or bring it up to date.
-
-        Args:
-            task: The task.
-
-        Returns:
-            True if something had to be changed.
-        """
-        schedule = Schedule(
-            action=ScheduleActionStartWorkflow(
-                EventProducer.run,
-                RunEventProducer(
-                    task.instance_id, task.task, self._settings.invocation_timeout_seconds
-                ),
-                id=task.id,
-                task_queue=self._settings.task_queue,
-                static_summary=f"{task.plugin}.{task.task} for {task.community}",
-                typed_search_attributes=_attributes(task.community, task.plugin),
-            ),
-            spec=ScheduleSpec(
-                intervals=[ScheduleIntervalSpec(every=timedelta(seconds=task.every_seconds))],
-                jitter=timedelta(seconds=min(task.every_seconds / 10, 30)),
-            ),
-            policy=SchedulePolicy(
-                overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(seconds=60)
-            ),
-        )
-        try:
-            await self.client.create_schedule(task.id, schedule)
-            return True
-        except ScheduleAlreadyRunningError:
-            pass
-        handle = self.client.get_schedule_handle(task.id)
-        now = (await handle.describe()).schedule
-        argument = None
-        if isinstance(now.action, ScheduleActionStartWorkflow):
-            decoded = await self.client.data_converter.decode(
-                now.action.args,
-                [RunEventProducer],
-            )
-            argument = decoded[0]
-        if argument == schedule.action.args[0] and now.spec.intervals == schedule.spec.intervals:  # type: ignore[attr-defined]
-            return False
-
-        def replace(_: ScheduleUpdateInput) -> ScheduleUpdate:
-            return ScheduleUpdate(schedule)
-
-        await handle.update(replace)
-        return True
-
-    async def unschedule_task(self, schedule_id: str) -> None:
-        """Delete a task's schedule, if it is there.
-
-        Args:
-            schedule_id: The schedule's id.
-        """
-        try:
-            await self.client.get_schedule_handle(schedule_id).delete()
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
-
-    async def task_schedules(self) -> AsyncIterator[str]:
-        """The ids of all task schedules there are.
-
-        Yields:
-            Each id.
-        """
-        async for schedule in await self.client.list_schedules():
-            if schedule.id.startswith(TASK_PREFIX):
-                yield schedule.id
-
-    async def start_reconciliation(self) -> None:
-        """Compare the database with Temporal now, and every hour from now on."""
-        schedule = Schedule(
-            action=ScheduleActionStartWorkflow(
-                Reconciliation.run, id=RECONCILIATION, task_queue=self._settings.task_queue
-            ),
-            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(hours=1))]),
-            policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-        )
-        try:
-            await self.client.create_schedule(RECONCILIATION, schedule, trigger_immediately=True)
-        except ScheduleAlreadyRunningError:
-            await self.client.get_schedule_handle(RECONCILIATION).trigger()
 
     def _process_handle(
         self, record: ProcessRecord
@@ -549,23 +419,6 @@ def _slow_or_unavailable(error: Exception) -> PluginTimeoutError | UnavailableEr
 
 def _unavailable(error: RPCError) -> UnavailableError:
     return UnavailableError(f"The Temporal server does not answer ({error.status.name.lower()})")
-
-
-def _process_attributes(record: ProcessRecord) -> TypedSearchAttributes:
-    pairs: list[SearchAttributePair[str]] = [
-        SearchAttributePair(COMMUNITY_ATTRIBUTE, record.community),
-        SearchAttributePair(PLUGIN_ATTRIBUTE, record.name.partition(".")[0]),
-        SearchAttributePair(PROCESS_ATTRIBUTE, record.name),
-        SearchAttributePair(STATUS_ATTRIBUTE, record.status),
-    ]
-    return TypedSearchAttributes(pairs)
-
-
-def _attributes(community: str, name: str | None) -> TypedSearchAttributes:
-    pairs: list[SearchAttributePair[str]] = [SearchAttributePair(COMMUNITY_ATTRIBUTE, community)]
-    if name is not None:
-        pairs.append(SearchAttributePair(PLUGIN_ATTRIBUTE, name.partition(".")[0]))
-    return TypedSearchAttributes(pairs)
 
 
 async def ensure_search_attributes(

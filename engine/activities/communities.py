@@ -20,12 +20,12 @@ from engine.activities.invocation import (
 from engine.errors import EngineError, OutcomeUnknownError, ResourceNotFoundError, describe
 from engine.messages import ApplyChange, ProcessRecord
 from engine.resources import Engine
+from engine.schedules import TaskSchedule
 from engine.sdk import plugin as sdk
 from engine.sdk.registry import Registry
 from engine.store import communities, processes
 from engine.store.communities import Community, CommunityChange, PluginInstance
 from engine.store.database import new_id, utc_now
-from engine.temporal import TaskSchedule
 
 log = structlog.get_logger()
 
@@ -242,12 +242,12 @@ class CommunityActivities:
             await self._engine.temporal.tell_process_to_reload(record)
         wanted = {task.id: task for task in await tasks_of(self._engine, community)}
         for task in wanted.values():
-            await self._engine.temporal.schedule_task(task)
+            await self._engine.schedules.schedule_task(task)
         for plugin in Registry.plugins.values():
             for slug in plugin.tasks:
                 task = TaskSchedule(community, plugin.name, slug, "", 1)
                 if task.id not in wanted:
-                    await self._engine.temporal.unschedule_task(task.id)
+                    await self._engine.schedules.unschedule_task(task.id)
 
 
 async def tasks_of(engine: Engine, community: str | None = None) -> list[TaskSchedule]:

@@ -48,14 +48,14 @@ class ReconciliationActivities:
         log.info("reconciled", **repaired)
 
     async def _schedules(self) -> int:
-        temporal = self._engine.temporal
+        schedules = self._engine.schedules
         wanted = {task.id: task for task in await tasks_of(self._engine)}
         repaired = 0
         for task in wanted.values():
-            repaired += await temporal.schedule_task(task)
-        async for schedule_id in temporal.task_schedules():
+            repaired += await schedules.schedule_task(task)
+        async for schedule_id in schedules.task_schedules():
             if schedule_id not in wanted:
-                await temporal.unschedule_task(schedule_id)
+                await schedules.unschedule_task(schedule_id)
                 repaired += 1
         return repaired
 

@@ -86,7 +86,7 @@ async def test_task_is_scheduled_with_the_plugin(running: RunningEngine) -> None
 
 
 async def _gone(running: RunningEngine, schedule_id: str) -> bool:
-    return schedule_id not in [s async for s in running.engine.temporal.task_schedules()]
+    return schedule_id not in [s async for s in running.engine.schedules.task_schedules()]
 
 
 async def test_process_closed_by_the_driver(running: RunningEngine) -> None:

@@ -1,0 +1,153 @@
+"""Temporal schedules: one for each event producer task, and one for the reconciliation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from engine.messages import RunEventProducer, instance_attributes
+from engine.settings import Settings
+from engine.workflows.event_producer import EventProducer
+from engine.workflows.reconciliation import Reconciliation
+
+RECONCILIATION = "reconciliation"
+TASK_PREFIX = "task/"
+
+
+@dataclass(frozen=True)
+class TaskSchedule:
+    """The schedule of one task of one plugin instance.
+
+    Attributes:
+        community: The community's name.
+        plugin: The plugin's name.
+        task: The task's slug.
+        instance_id: The plugin instance.
+        every_seconds: Time between two runs.
+    """
+
+    community: str
+    plugin: str
+    task: str
+    instance_id: str
+    every_seconds: float
+
+    @property
+    def id(self) -> str:
+        """The schedule's id: ``task/{community}/{plugin}.{task}``."""
+        return f"{TASK_PREFIX}{self.community}/{self.plugin}.{self.task}"
+
+
+class Schedules:
+    """What the engine asks of Temporal's schedules.
+
+    Args:
+        client: A connected client.
+        settings: The settings.
+    """
+
+    def __init__(self, client: Client, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+
+    async def schedule_task(self, task: TaskSchedule) -> bool:
+        """Make the schedule of a task, or bring it up to date.
+
+        Args:
+            task: The task.
+
+        Returns:
+            True if something had to be changed.
+        """
+        schedule = Schedule(
+            action=ScheduleActionStartWorkflow(
+                EventProducer.run,
+                RunEventProducer(
+                    task.instance_id, task.task, self._settings.invocation_timeout_seconds
+                ),
+                id=task.id,
+                task_queue=self._settings.task_queue,
+                static_summary=f"{task.plugin}.{task.task} for {task.community}",
+                typed_search_attributes=instance_attributes(task.community, task.plugin),
+            ),
+            spec=ScheduleSpec(
+                intervals=[ScheduleIntervalSpec(every=timedelta(seconds=task.every_seconds))],
+                jitter=timedelta(seconds=min(task.every_seconds / 10, 30)),
+            ),
+            policy=SchedulePolicy(
+                overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(seconds=60)
+            ),
+        )
+        try:
+            await self._client.create_schedule(task.id, schedule)
+            return True
+        except ScheduleAlreadyRunningError:
+            pass
+        handle = self._client.get_schedule_handle(task.id)
+        now = (await handle.describe()).schedule
+        argument = None
+        if isinstance(now.action, ScheduleActionStartWorkflow):
+            decoded = await self._client.data_converter.decode(
+                now.action.args,
+                [RunEventProducer],
+            )
+            argument = decoded[0]
+        if argument == schedule.action.args[0] and now.spec.intervals == schedule.spec.intervals:  # type: ignore[attr-defined]
+            return False
+
+        def replace(_: ScheduleUpdateInput) -> ScheduleUpdate:
+            return ScheduleUpdate(schedule)
+
+        await handle.update(replace)
+        return True
+
+    async def unschedule_task(self, schedule_id: str) -> None:
+        """Delete a task's schedule, if it is there.
+
+        Args:
+            schedule_id: The schedule's id.
+        """
+        try:
+            await self._client.get_schedule_handle(schedule_id).delete()
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+
+    async def task_schedules(self) -> AsyncIterator[str]:
+        """The ids of all task schedules there are.
+
+        Yields:
+            Each id.
+        """
+        async for schedule in await self._client.list_schedules():
+            if schedule.id.startswith(TASK_PREFIX):
+                yield schedule.id
+
+    async def start_reconciliation(self) -> None:
+        """Compare the database with Temporal now, and every hour from now on."""
+        schedule = Schedule(
+            action=ScheduleActionStartWorkflow(
+                Reconciliation.run, id=RECONCILIATION, task_queue=self._settings.task_queue
+            ),
+            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(hours=1))]),
+            policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+        )
+        try:
+            await self._client.create_schedule(RECONCILIATION, schedule, trigger_immediately=True)
+        except ScheduleAlreadyRunningError:
+            await self._client.get_schedule_handle(RECONCILIATION).trigger()
