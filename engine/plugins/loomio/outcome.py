@@ -1,14 +1,20 @@
-"""Reads Loomio's polls: outcome, and which poll a webhook is about. Pure functions."""
+"""Reads Loomio's polls, closing times and webhooks. Pure functions."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
+HOUR = timedelta(hours=1)
+# Until a request with the next full hour has arrived, that hour must not have come.
+SHORTEST_NOTICE = timedelta(minutes=1)
+# Its winners are seats won in rounds, which the highest score does not tell.
+COUNTED_IN_ROUNDS = "stv"
 # https://www.loomio.com/p/{key}/{title}: in rendered text of any language, or in the old `url`.
-_POLL_LINK = re.compile(r"/p/([A-Za-z0-9]+)")
+_POLL_LINK = re.compile(r"//([^/\s]+)/p/([A-Za-z0-9]+)")
 
 
 def outcome_of(poll: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,7 +25,8 @@ def outcome_of(poll: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         Votes by option (absent while results are hidden), turnout, and once it is closed the
-        winners: the options with the highest score, if anybody voted.
+        winners: the options with the highest score, if anybody voted. A poll with a quorum tells
+        whether it is reached.
     """
     voters = int(poll.get("decided_voters_count") or 0)
     eligible = int(poll.get("voters_count") or 0)
@@ -29,12 +36,16 @@ def outcome_of(poll: Mapping[str, Any]) -> dict[str, Any]:
         "undecided": int(poll.get("undecided_voters_count") or 0),
         "turnout": round(voters / eligible, 4) if eligible else 0.0,
     }
+    quorum = poll.get("quorum_pct")
+    if quorum is not None:
+        outcome["quorum_pct"] = quorum
+        outcome["quorum_reached"] = eligible > 0 and voters * 100 >= quorum * eligible
     results = poll.get("results")
     if results is not None:
         # Rows 0 (none of the above) and -1 (undecided) are no options.
         options = [row for row in results if row["id"] > 0]
         outcome["votes"] = {row["name"]: _votes(row, poll) for row in options}
-        if poll.get("closed_at"):
+        if poll.get("closed_at") and poll.get("poll_type") != COUNTED_IN_ROUNDS:
             best = max((row["score"] for row in options), default=0)
             outcome["winner"] = [row["name"] for row in options if best and row["score"] == best]
     if poll.get("closed_at"):
@@ -42,16 +53,55 @@ def outcome_of(poll: Mapping[str, Any]) -> dict[str, Any]:
     return outcome
 
 
-def poll_keys(text: str) -> list[str]:
+def poll_keys(text: str, server: str | None = None) -> list[str]:
     """Find the polls that a webhook links to.
 
     Args:
         text: The webhook's body.
+        server: The Loomio server's address: links to other hosts are no polls of it. None: any.
 
     Returns:
         Their keys, each once.
     """
-    return list(dict.fromkeys(_POLL_LINK.findall(text)))
+    host = urlsplit(server).netloc.lower() if server else None
+    # JSON may have its slashes escaped.
+    links = _POLL_LINK.findall(text.replace("\\/", "/"))
+    return list(dict.fromkeys(key for at, key in links if host in (None, at.lower())))
+
+
+def moment(text: str | None) -> datetime | None:
+    """Read a time as Loomio and drivers write it.
+
+    Args:
+        text: ISO 8601; without a zone it is UTC, a date is its first moment. Empty: no time.
+
+    Returns:
+        The moment in UTC, or None.
+
+    Raises:
+        ValueError: It is no such text.
+    """
+    if not text:
+        return None
+    when = datetime.fromisoformat(text)
+    return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+def on_the_hour(when: datetime) -> datetime:
+    """The full hour at or before a moment: to it Loomio rounds closing times."""
+    return when.replace(minute=0, second=0, microsecond=0)
+
+
+def soonest_closing(now: datetime) -> datetime:
+    """The soonest closing time that Loomio still takes.
+
+    Args:
+        now: The present time.
+
+    Returns:
+        The next full hour; if it is less than a minute away, the one after it.
+    """
+    return on_the_hour(now + SHORTEST_NOTICE) + HOUR
 
 
 def _votes(row: Mapping[str, Any], poll: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +113,5 @@ def _votes(row: Mapping[str, Any], poll: Mapping[str, Any]) -> dict[str, Any]:
 
 def _expired(poll: Mapping[str, Any]) -> bool:
     """Whether its time was up when it was closed."""
-    closing_at = poll.get("closing_at")
-    return bool(closing_at) and (
-        datetime.fromisoformat(poll["closed_at"]) >= datetime.fromisoformat(str(closing_at))
-    )
+    closing_at, closed_at = moment(poll.get("closing_at")), moment(poll.get("closed_at"))
+    return closing_at is not None and closed_at is not None and closed_at >= closing_at

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from engine.plugins import (
@@ -14,12 +14,19 @@ from engine.plugins import (
     Parameters,
     PlatformRejectedError,
     Plugin,
+    PluginError,
     ProcessStatus,
     Registry,
     WebhookRequest,
 )
 from engine.plugins.loomio import schemas
-from engine.plugins.loomio.outcome import outcome_of, poll_keys
+from engine.plugins.loomio.outcome import (
+    moment,
+    on_the_hour,
+    outcome_of,
+    poll_keys,
+    soonest_closing,
+)
 
 PAGE = 50
 PROPOSAL_OPTIONS = ["agree", "disagree", "abstain"]
@@ -108,8 +115,29 @@ class Loomio(Plugin):
         }
 
     def webhook_key(self, request: WebhookRequest) -> list[str] | None:
-        """The polls that a webhook links to; a text without a link may be about any poll."""
-        return poll_keys(request.text) or None
+        """The polls that a webhook links to; one without a link may be about any poll."""
+        return poll_keys(request.text, self.server) or None
+
+    def topic_of(self, discussion_id: int) -> int:
+        """Find the thread of a discussion.
+
+        Args:
+            discussion_id: The discussion's number.
+
+        Returns:
+            The thread's number, which polls go by.
+
+        Raises:
+            PlatformRejectedError: Loomio tells of no thread.
+        """
+        answer = self.http.get(f"discussions/{discussion_id}").json()
+        topic = answer["discussions"][0].get("topic_id")
+        for row in answer.get("topics", []):
+            if (row["topicable_type"], row["topicable_id"]) == ("Discussion", discussion_id):
+                topic = row["id"]
+        if topic is None:
+            raise PlatformRejectedError(f"Loomio tells of no thread of discussion {discussion_id}")
+        return int(topic)
 
 
 @Registry.governance_process
@@ -128,11 +156,21 @@ class Poll(GovernanceProcess):
     poll_every = timedelta(minutes=15)
 
     def start(self, parameters: Parameters) -> None:
-        """Create the poll."""
+        """Create the poll.
+
+        Raises:
+            PlatformRejectedError: Loomio would not take the closing time, or made an orphan.
+        """
+        self._check_closing_time(parameters.closing_at)
         fields = _poll_fields(parameters, self.plugin_inst.config["group_id"])
-        answer = self.http.post(
-            "polls", json={"poll": fields, "notify_recipients": parameters.notify_on_open}
-        ).json()
+        if parameters.discussion_id is not None:
+            fields["topic_id"] = self.plugin_inst.topic_of(parameters.discussion_id)
+            del fields["group_id"]
+        body = {"poll": fields, "notify_recipients": parameters.notify_on_open}
+        if parameters.recipient_user_ids:
+            # Loomio reads invitations from here, not from the poll's own fields.
+            body["recipient_user_ids"] = parameters.recipient_user_ids
+        answer = self.http.post("polls", json=body).json()
         poll = answer["polls"][0]
         self._refuse_orphan(poll, fields)
         self.title = parameters.title
@@ -155,21 +193,24 @@ class Poll(GovernanceProcess):
         Raises:
             PlatformRejectedError: The poll is open still; it says until when.
         """
+        expected = self.closing_at
         self._refresh()
         if self.status == ProcessStatus.COMPLETED:
             return
-        next_hour = self.now().replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
-        closing_at = self.closing_at
-        if isinstance(closing_at, datetime) and closing_at <= next_hour:
-            if closing_at <= self.now():
-                return  # Loomio's own job closes it in a moment.
+        now, closing_at = self.now(), self.closing_at
+        if isinstance(closing_at, datetime) and closing_at <= now:
+            return  # Loomio's own job closes it in a moment.
+        if isinstance(expected, datetime) and expected <= now:
+            return  # Somebody has put the end off on Loomio: the new one holds.
+        soonest = soonest_closing(now)
+        if isinstance(closing_at, datetime) and closing_at <= soonest:
             told = f"it closes at {closing_at:%Y-%m-%d %H:%M} UTC"
         else:
-            when = next_hour.isoformat()
             self.http.patch(
-                f"polls/{self.state.get('poll_id')}", json={"poll": {"closing_at": when}}
+                f"polls/{self.state.get('poll_id')}",
+                json={"poll": {"closing_at": soonest.isoformat()}},
             )
-            told = f"its closing time was moved up to {next_hour:%Y-%m-%d %H:%M} UTC"
+            told = f"its closing time was moved up to {soonest:%Y-%m-%d %H:%M} UTC"
         raise PlatformRejectedError(
             f"Loomio's API cannot close a poll; {told}. A person can close it now at {self.url}"
         )
@@ -187,7 +228,7 @@ class Poll(GovernanceProcess):
 
     def _take(self, poll: dict[str, Any]) -> None:
         self.outcome = outcome_of(poll)
-        self.closing_at = poll.get("closing_at")
+        self.closing_at = moment(poll.get("closing_at"))
         self.status = ProcessStatus.COMPLETED if poll.get("closed_at") else ProcessStatus.PENDING
         self.save()
 
@@ -202,11 +243,30 @@ class Poll(GovernanceProcess):
         in_its_place = poll.get("group_id") is not None or "topic_id" in fields
         if in_its_place and len(poll.get("poll_option_names", [])) >= wanted:
             return
-        self.http.delete(f"polls/{poll['id']}")
+        try:
+            self.http.delete(f"polls/{poll['id']}")
+            told = "it was removed again"
+        except PluginError as error:
+            told = f"removing poll {poll['id']} failed as well ({error.detail})"
         raise PlatformRejectedError(
             "Loomio took the poll without its group or options, as servers of another version "
-            "do; it was removed again"
+            f"do; {told}"
         )
+
+    def _check_closing_time(self, text: str) -> None:
+        """Refuse what Loomio would refuse, in words that name the rounding."""
+        try:
+            closing_at = moment(text)
+        except ValueError:
+            closing_at = None
+        if closing_at is None:
+            raise PlatformRejectedError(f"closing_at is no time that Loomio knows: {text!r:.80}")
+        rounded = on_the_hour(closing_at)
+        if rounded <= self.now():
+            raise PlatformRejectedError(
+                f"closing_at must be in the future: Loomio rounds it down to the full hour, "
+                f"{rounded:%Y-%m-%d %H:%M} UTC, and it is {self.now():%Y-%m-%d %H:%M} UTC"
+            )
 
 
 def _member(membership: dict[str, Any], user: dict[str, Any]) -> dict[str, Any]:
@@ -224,15 +284,14 @@ def _poll_fields(parameters: Parameters, group_id: int) -> dict[str, Any]:
     """The poll as Loomio wants it; what was not given is left to Loomio's defaults."""
     poll_type = parameters.poll_type or ("poll" if parameters.options else "proposal")
     options = parameters.options or (PROPOSAL_OPTIONS if poll_type == "proposal" else [])
-    closing_at = datetime.fromisoformat(parameters.closing_at)
-    if closing_at.tzinfo is None:
-        closing_at = closing_at.replace(tzinfo=UTC)
+    closing_at = moment(parameters.closing_at)
+    assert closing_at is not None
     fields = {
         "title": parameters.title,
         "poll_type": poll_type,
         "details": parameters.details,
         "details_format": "md",
-        "closing_at": closing_at.astimezone(UTC).isoformat(),
+        "closing_at": on_the_hour(closing_at).isoformat(),
     }
     fields |= {"topic_id": parameters.topic_id} if parameters.topic_id else {"group_id": group_id}
     if poll_type != WITHOUT_OPTIONS:
@@ -243,7 +302,10 @@ def _poll_fields(parameters: Parameters, group_id: int) -> dict[str, Any]:
         "specified_voters_only",
         "shuffle_options",
         "notify_on_open",
+        "notify_on_closing_soon",
+        "recipient_user_ids",
         "quorum_pct",
+        "agree_target",
         "min_score",
         "max_score",
         "dots_per_person",

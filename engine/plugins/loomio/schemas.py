@@ -15,6 +15,15 @@ POLL_TYPES = [
     "stv",
 ]
 
+
+def _options_needed(poll_types: list[str], least: int) -> dict[str, Any]:
+    """Loomio would make such a poll without options, and nobody could vote in it."""
+    return {
+        "if": {"properties": {"poll_type": {"enum": poll_types}}, "required": ["poll_type"]},
+        "then": {"properties": {"options": {"minItems": least}}, "required": ["options"]},
+    }
+
+
 CONFIG: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -102,27 +111,53 @@ POLL: dict[str, Any] = {
             "items": {"type": "string", "minLength": 1},
             "minItems": 1,
             "uniqueItems": True,
-            "description": "Default for a proposal: agree, disagree, abstain.",
+            "description": (
+                "Default for a proposal: agree, disagree, abstain. Needed for every other type "
+                "but `question`."
+            ),
             "examples": [["agree", "disagree"]],
         },
         "details": {"type": "string", "default": ""},
         "closing_at": {
             "type": "string",
             "anyOf": [{"format": "date-time"}, {"format": "date"}],
-            "description": "Loomio rounds it down to the hour; without it the poll never opens.",
+            "description": (
+                "A date is its first moment in UTC. Loomio rounds down to the full hour, and that "
+                "must be in the future; without it the poll would never open."
+            ),
             "examples": ["2027-01-01"],
         },
         "topic_id": {"type": "integer", "description": "The thread to put the poll into."},
+        "discussion_id": {
+            "type": "integer",
+            "description": "The discussion into whose thread to put the poll, if not `topic_id`.",
+        },
         "hide_results": {"enum": ["off", "until_vote", "until_closed"], "default": "off"},
         "anonymous": {"type": "boolean", "default": False},
-        "specified_voters_only": {"type": "boolean", "default": False},
+        "specified_voters_only": {
+            "type": "boolean",
+            "default": False,
+            "description": "Only those invited vote: `recipient_user_ids`, and later on Loomio.",
+        },
+        "recipient_user_ids": {
+            "type": "array",
+            "items": {"type": "integer"},
+            "uniqueItems": True,
+            "description": "Whom to invite, by the ids of `list-members`.",
+        },
         "shuffle_options": {"type": "boolean", "default": False},
         "notify_on_open": {
             "type": "boolean",
             "default": False,
             "description": "Whether Loomio tells the whole group.",
         },
+        "notify_on_closing_soon": {
+            "enum": ["nobody", "author", "undecided_voters", "voters"],
+            "default": "nobody",
+            "description": "Whom Loomio reminds a day before the end.",
+        },
         "quorum_pct": {"type": "integer", "minimum": 0, "maximum": 100},
+        "agree_target": {"type": "integer", "minimum": 1},
         "min_score": {"type": "integer"},
         "max_score": {"type": "integer"},
         "dots_per_person": {"type": "integer", "minimum": 1},
@@ -130,6 +165,11 @@ POLL: dict[str, Any] = {
         "maximum_stance_choices": {"type": "integer", "minimum": 1},
     },
     "required": ["title", "closing_at"],
+    "allOf": [
+        _options_needed(["poll", "count", "score", "meeting", "dot_vote", "check"], 1),
+        _options_needed(["ranked_choice", "stv"], 2),
+        {"not": {"required": ["topic_id", "discussion_id"]}},
+    ],
 }
 
 OUTCOME: dict[str, Any] = {
@@ -143,7 +183,11 @@ OUTCOME: dict[str, Any] = {
                 "properties": {
                     "count": {"type": "integer", "description": "How many chose it."},
                     "score": {"type": "number", "description": "What they gave it in all."},
-                    "voters": {"type": "array", "items": {"type": "integer"}},
+                    "voters": {
+                        "type": "array",
+                        "items": {"type": "integer"},
+                        "description": "User ids, the first 500; absent in anonymous polls.",
+                    },
                 },
                 "required": ["count", "score"],
             },
@@ -152,7 +196,17 @@ OUTCOME: dict[str, Any] = {
         "eligible": {"type": "integer", "description": "How many may vote."},
         "undecided": {"type": "integer"},
         "turnout": {"type": "number", "description": "voters / eligible, from 0 to 1."},
-        "winner": {"type": "array", "items": {"type": "string"}},
-        "closed_by": {"enum": ["platform", "deadline"]},
+        "winner": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Of a closed poll: the highest score, more than one in a tie. Not stv.",
+        },
+        "closed_by": {
+            "enum": ["platform", "deadline"],
+            "description": "Of a closed poll: by a person on Loomio, or by its closing time.",
+        },
+        "quorum_pct": {"type": "number", "description": "Of a poll that has a quorum."},
+        "quorum_reached": {"type": "boolean", "description": "Of a poll that has a quorum."},
     },
+    "required": ["voters", "eligible", "undecided", "turnout"],
 }
