@@ -277,9 +277,7 @@ class Temporal:
             process_id: The process.
             webhook_id: The webhook.
         """
-        handle = self.client.get_workflow_handle_for(
-            GovernanceProcess.run, process_workflow_id(community, name, process_id)
-        )
+        handle = self._handle(process_workflow_id(community, name, process_id))
         try:
             await handle.signal(GovernanceProcess.receive_webhook, webhook_id)
         except RPCError as error:
@@ -396,9 +394,10 @@ class Temporal:
     def _process_handle(
         self, record: ProcessRecord
     ) -> WorkflowHandle[GovernanceProcess, ProcessRecord]:
-        return self.client.get_workflow_handle_for(
-            GovernanceProcess.run, process_workflow_id(record.community, record.name, record.id)
-        )
+        return self._handle(process_workflow_id(record.community, record.name, record.id))
+
+    def _handle(self, workflow_id: str) -> WorkflowHandle[GovernanceProcess, ProcessRecord]:
+        return self.client.get_workflow_handle_for(GovernanceProcess.run, workflow_id)
 
     def _timeout(self, error: TimeoutError) -> PluginTimeoutError | UnavailableError:
         if error.type == TimeoutType.SCHEDULE_TO_START:

@@ -27,7 +27,13 @@ from engine.activities.invocation import (
     store_effects,
     tell_of_process,
 )
-from engine.errors import EngineError, OutcomeUnknownError, PluginCodeError, describe
+from engine.errors import (
+    EngineError,
+    OutcomeUnknownError,
+    PluginCodeError,
+    PluginTimeoutError,
+    describe,
+)
 from engine.messages import (
     COMPLETED,
     InvocationOutcome,
@@ -288,7 +294,7 @@ class ProcessActivities:
             assert row is not None, "processes are never deleted while they run"
             items: list[str] = []
             if invocation.method == "start" and row.status != COMPLETED:
-                unknown = isinstance(error, OutcomeUnknownError)
+                unknown = isinstance(error, OutcomeUnknownError | PluginTimeoutError)
                 row.complete(
                     {
                         "code": "start_outcome_unknown" if unknown else "start_failed",

@@ -87,6 +87,17 @@ async def test_start_that_fails_leaves_no_pending_process(running: RunningEngine
     assert kept.json() == {"value": None}
 
 
+async def test_start_that_never_ends_is_told_as_unknown(running: RunningEngine) -> None:
+    community = await running.community(TROUBLE)
+    callback = f"{running.driver.url}/{community}"
+    answer = await running.start(
+        community, "troublesome.fragile", fail="start-hang", callback_url=callback
+    )
+    assert answer.status_code == 504
+    told = await eventually(lambda: running.driver.to(community))
+    assert told[0]["errors"]["code"] == "start_outcome_unknown"
+
+
 async def test_close_that_fails_leaves_the_process_pending(running: RunningEngine) -> None:
     community = await running.community(TROUBLE)
     for fail, words in (

@@ -7,6 +7,7 @@ import hmac
 import json
 import re
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -186,3 +187,41 @@ def test_problem_is_json() -> None:
     answer = problem(describe(RateLimitError("later", 1.2)))
     assert answer.headers["retry-after"] == "2"
     assert json.loads(bytes(answer.body))["type"] == "urn:metagov:problem:rate_limit"
+
+
+async def test_webhooks_verified_by_a_method_of_the_plugins_own(running: RunningEngine) -> None:
+    config = {"team": uuid4().hex, "password": "open sesame"}
+    community = await running.community({"name": "guarded", "config": config})
+    hook = f"/api/hooks/{community}/guarded"
+    body = {"team": config["team"]}
+    for wrong in ("", "close sesame", "raise"):
+        refused = await running.http.post(hook, json=body, headers={"X-Password": wrong})
+        assert_problem(refused, 401)
+    right = {"X-Password": "open sesame"}
+    assert (await running.http.post(hook, json=body, headers=right)).status_code == 200
+    await eventually(
+        lambda: [e for e in running.driver.to("events") if e["community"] == community]
+    )
+
+
+async def test_one_url_for_a_whole_platform(running: RunningEngine) -> None:
+    team = uuid4().hex
+    plugin = {"name": "guarded", "config": {"team": team, "password": "p"}}
+    both = [await running.community(plugin), await running.community(plugin)]
+    other = {"name": "guarded", "config": {"team": "other", "password": "p"}}
+    await running.community(other)
+    headers = {"X-Password": "p"}
+    taken = await running.http.post("/api/hooks/guarded", json={"team": team}, headers=headers)
+    assert taken.status_code == 200
+    heard = await eventually(
+        lambda: (
+            (found := [e for e in running.driver.to("events") if e["data"] == {"team": team}])
+            and len(found) == 2
+            and found
+        )
+    )
+    assert sorted(event["community"] for event in heard) == sorted(both)
+    for body in ({"team": uuid4().hex}, {}, {"team": 7}):
+        unknown = await running.http.post("/api/hooks/guarded", json=body, headers=headers)
+        assert_problem(unknown, 404)
+    assert_problem(await running.http.post("/api/hooks/tutorial", json={}), 404)

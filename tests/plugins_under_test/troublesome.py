@@ -122,6 +122,8 @@ class Fragile(GovernanceProcess):
         self.plugin_inst.state.set("started", self.id)
         if parameters.fail == "start":
             raise PluginError("the platform will not have it")
+        if parameters.fail == "start-hang":
+            time.sleep(3600)
         if parameters.fail == "start-bug":
             raise KeyError("inside")
         if parameters.closing_in is not None:
