@@ -288,7 +288,8 @@ def report(lines: list[str], count: int) -> str:
         [
             "# Performance",
             "",
-            "Written by `make bench ARGS=--write`; ratios hold, absolute figures drift with the machine.",
+            "Written by `make bench ARGS=--write`; ratios hold, absolute figures drift with the",
+            "machine.",
             "Each call of the engine stands beside the bare Temporal call that it rests on: same",
             "server, same run, in turn. API, engine worker, bare worker, Temporal server and the",
             "measuring process share the machine.",
