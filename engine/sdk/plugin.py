@@ -102,6 +102,8 @@ class Plugin:
         auth_type: How the platform knows the community; told to drivers, not acted upon.
         webhook_signature: How the platform signs its webhooks, if it does.
         webhook_max_bytes: Largest webhook body; None: the engine's limit.
+        webhook_id_header: Header with the platform's own id of a webhook, if it sends one: a
+            webhook that comes twice is handled once.
     """
 
     name: ClassVar[str]
@@ -110,6 +112,7 @@ class Plugin:
     auth_type: ClassVar[str | None] = None
     webhook_signature: ClassVar[SignatureScheme | None] = None
     webhook_max_bytes: ClassVar[int | None] = None
+    webhook_id_header: ClassVar[str | None] = None
 
     def __init__(self, context: InvocationContext) -> None:
         self._context = context
@@ -133,6 +136,20 @@ class Plugin:
             The answer, after which nothing more is done with the webhook; None for the usual way.
         """
         return None
+
+    def webhook_id(self, request: WebhookRequest) -> str | None:
+        """Read the platform's own id of a webhook, the same however often it is sent.
+
+        Override it where the id stands in the body. It has the config, no state.
+
+        Args:
+            request: The verified webhook.
+
+        Returns:
+            The id; None if it has none, and is handled each time that it comes.
+        """
+        header = self.webhook_id_header
+        return request.headers.get(header) if header else None
 
     @property
     def config(self) -> Mapping[str, Any]:

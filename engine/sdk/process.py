@@ -84,7 +84,10 @@ class GovernanceProcess:
     """Base of every governance process; decorate with ``@Registry.governance_process``.
 
     A subclass defines ``start`` and, where they make sense, ``close``, ``update`` and
-    ``receive_webhook``: the engine calls only those that are there, never two at once.
+    ``receive_webhook``: the engine calls only those that are there, never two at once. With
+    ``find_started(self, parameters)`` it can look for what a ``start`` made that was cut off: True
+    says that it was found, and set on ``self`` as ``start`` would have; False proves that there is
+    nothing, and ``start`` is called again. Without it the process ends as *outcome unknown*.
 
     Attributes:
         name: Slug of the process, unique within its plugin.

@@ -36,6 +36,7 @@ class ActionDeclaration:
         input_schema: JSON Schema of the parameters, if declared.
         output_schema: JSON Schema of the return value, if declared.
         is_public: Whether it also stands at the public path.
+        idempotent: Whether it may be called again when a first try's effect is not known.
     """
 
     slug: str
@@ -44,6 +45,7 @@ class ActionDeclaration:
     input_schema: Schema | None
     output_schema: Schema | None
     is_public: bool
+    idempotent: bool
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,11 @@ class ProcessDeclaration:
     def can_update(self) -> bool:
         """Whether the class defines ``update``."""
         return hasattr(self.cls, "update")
+
+    @property
+    def can_find_started(self) -> bool:
+        """Whether the class can look for what a first try of ``start`` made."""
+        return hasattr(self.cls, "find_started")
 
     @property
     def receives_webhooks(self) -> bool:
@@ -253,6 +260,7 @@ class Registry:
         input_schema: Schema | None = None,
         output_schema: Schema | None = None,
         is_public: bool = False,
+        idempotent: bool = False,
     ) -> Callable[[Method], Method]:
         """Register a method of a plugin as an action.
 
@@ -262,6 +270,9 @@ class Registry:
             input_schema: JSON Schema of the parameters; they are checked before the call.
             output_schema: JSON Schema of the return value; it is checked after the call.
             is_public: Whether the action also stands at ``/api/action/``.
+            idempotent: Whether calling it twice leads to the same end as calling it once, as with
+                reads, or platforms that take ``self.idempotency_key``. It is then tried again after
+                a crash or a failure of the platform; else such an effect is told as unknown.
 
         Returns:
             A decorator that returns the method as it was.
@@ -276,7 +287,13 @@ class Registry:
 
         def mark(method: Method) -> Method:
             declaration = ActionDeclaration(
-                slug, method.__name__, description, input_schema, output_schema, is_public
+                slug,
+                method.__name__,
+                description,
+                input_schema,
+                output_schema,
+                is_public,
+                idempotent,
             )
             setattr(method, _MARK, declaration)
             return method
@@ -399,12 +416,17 @@ def _check_process(cls: type[GovernanceProcess]) -> None:
     problem = signature_problem(start, cls.input_schema)
     if problem:
         raise RegistrationError(f"{_label(cls)}: its `start` {problem}")
-    for method, arguments in (("close", 1), ("update", 1), ("receive_webhook", 2)):
+    for method, wanted in (
+        ("close", "self"),
+        ("update", "self"),
+        ("receive_webhook", "self, request"),
+        ("find_started", "self, parameters"),
+    ):
         function = getattr(cls, method, None)
         if function is None:
             continue
+        arguments = wanted.count(",") + 1
         if not callable(function) or len(inspect.signature(function).parameters) != arguments:
-            wanted = "self" if arguments == 1 else "self, request"
             raise RegistrationError(f"{_label(cls)}: write its `{method}` as {method}({wanted})")
     try:
         as_seconds("poll_every", cls.poll_every)

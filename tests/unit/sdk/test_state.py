@@ -120,7 +120,7 @@ def test_state_tells_its_changes() -> None:
     state.remove("c")
     state.remove("never there")
     state.set("d", 4)
-    assert state.changes() == {"a": encode({1}), "b": "[1,2]", "c": None}
+    assert state.changes().values == {"a": encode({1}), "b": "[1,2]", "c": None}
     assert "c" not in state
     assert state.keys() == ["a", "b", "d"]
     assert state.get("c", "gone") == "gone"
@@ -130,3 +130,37 @@ def test_state_tells_its_changes() -> None:
 def test_bad_keys(key: Any) -> None:
     with pytest.raises(ValueError, match="a key of state"):
         State({}, allowed).set(key, 1)
+
+
+def test_increments_are_told_as_increments() -> None:
+    state = State({"n": "5", "m": "1", "text": '"x"'}, lambda _: False)
+    assert state.get("n") == 5
+    assert state.increment("n") == 6
+    assert state.increment("n", 4) == 10
+    assert state.increment("new", 0.5) == 0.5
+    assert state.get("n") == 10
+    changes = state.changes()
+    assert (changes.values, changes.increments) == ({}, {"n": 5, "new": 0.5})
+    state.increment("m")
+    state.set("m", 7)
+    assert state.increment("m") == 8
+    assert state.changes().values == {"m": "8"}
+    assert "m" not in state.changes().increments
+    for key, by in (("text", 1), ("n", "1"), ("n", True), ("n", float("nan"))):
+        with pytest.raises(StateValueError):
+            state.increment(key, by)
+    with pytest.raises(ValueError, match="1 to 255"):
+        state.increment("")
+
+
+def test_compare_and_set_tells_what_it_expects() -> None:
+    state = State({"holder": '"alice"'}, lambda _: False)
+    assert not state.compare_and_set("holder", None, "bob")
+    assert state.compare_and_set("holder", "alice", "bob")
+    assert state.compare_and_set("holder", "bob", "carol")
+    assert state.compare_and_set("free", None, 1)
+    assert not state.changes().increments
+    assert state.changes().values == {"holder": '"carol"', "free": "1"}
+    assert state.changes().expected == {"holder": '"alice"', "free": None}
+    assert state.compare_and_set("holder", "carol", None)
+    assert state.changes().values["holder"] is None
