@@ -14,6 +14,7 @@ The tree, with ``kind`` in brackets and the HTTP status that a driver sees:
     ├── InvocationError                     plugin code was called, or should have been
     │   ├── PluginCodeError            500  the plugin itself is at fault
     │   ├── PluginTimeoutError         504  the plugin's method did not end in time
+    │   ├── StateConflictError         409  another call changed the state that this one relied on
     │   ├── OutcomeUnknownError        504  a first try may or may not have had its effect
     │   └── PluginError                502  the platform failed the plugin
     │       ├── ConfigurationError          [configuration]
@@ -187,6 +188,14 @@ class PluginTimeoutError(InvocationError):
     kind = "plugin_timeout"
     title = "The plugin did not answer in time"
     status = 504
+
+
+class StateConflictError(InvocationError):
+    """Another call changed a key of the state that this one relied on; nothing was stored."""
+
+    kind = "state_conflict"
+    title = "The plugin's state was changed meanwhile"
+    status = 409
 
 
 class OutcomeUnknownError(InvocationError):

@@ -62,6 +62,12 @@ class Settings(BaseSettings):
     database_timeout_seconds: float = Field(
         20, gt=0, le=600, description="How long to wait for a connection or for SQLite's lock."
     )
+    database_outage_seconds: float = Field(
+        60,
+        ge=0,
+        le=600,
+        description="How long what plugin code did waits to be stored while the database is out.",
+    )
     secret_key: SecretStr | None = Field(
         None,
         description="Fernet key(s) that encrypt plugin configs, comma-separated, the first one "
@@ -72,8 +78,8 @@ class Settings(BaseSettings):
     )
     driver_webhook_secret: SecretStr | None = Field(
         None,
-        description="Standard Webhooks secret (whsec_...) that signs deliveries; default: made "
-        "once in the data folder.",
+        description="Standard Webhooks secret(s) (whsec_...) that sign deliveries to endpoints "
+        "without a secret of their own, comma-separated; default: made once in the data folder.",
     )
     delivery_timeout_seconds: float = Field(
         15, gt=0, le=120, description="How long a driver may take to answer a delivery."
@@ -86,6 +92,15 @@ class Settings(BaseSettings):
     )
     delivery_longest_retry_seconds: float = Field(
         3600, gt=0, le=86400, description="Longest wait between two tries of a delivery."
+    )
+    max_tries_per_host: int = Field(
+        10, ge=1, le=1000, description="Deliveries at once to one host, in one worker."
+    )
+    delivery_retention_days: float = Field(
+        30, gt=0, description="Days that ended deliveries and recorded events are kept."
+    )
+    webhook_retention_days: float = Field(
+        30, gt=0, description="Days that handled webhooks are kept."
     )
     plugin_path: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="Further folders with plugins, colon-separated."
@@ -124,7 +139,7 @@ class Settings(BaseSettings):
         24, gt=0, le=720, description="Hours that an Idempotency-Key is remembered."
     )
     invocation_retention_days: float = Field(
-        30, gt=0, description="Days that finished invocations, webhooks and deliveries are kept."
+        30, gt=0, description="Days that finished invocations and changes are kept."
     )
     outbound_allow_loopback: bool | None = Field(
         None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -10,9 +11,14 @@ from sqlalchemy import Column, ForeignKey, String, Text, UniqueConstraint, delet
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from engine.errors import PluginCodeError, StateConflictError
 from engine.store.database import JsonText, UtcDateTime, new_id, utc_now
 
 NAME_MAX_LENGTH = 128
+
+ACCEPTED = "accepted"
+APPLIED = "applied"
+REFUSED = "refused"
 
 
 class Community(SQLModel, table=True):
@@ -68,7 +74,7 @@ class CommunityChange(SQLModel, table=True):
     id: str = Field(default_factory=new_id, primary_key=True, max_length=36)
     community: str = Field(max_length=NAME_MAX_LENGTH, index=True)
     desired_encrypted: str | None = Field(default=None, sa_type=Text)
-    status: str = Field(default="accepted", max_length=16)
+    status: str = Field(default=ACCEPTED, max_length=16)
     created: bool = False
     error: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
@@ -203,17 +209,47 @@ async def load_state(session: AsyncSession, instance_id: str) -> dict[str, str]:
 
 
 async def store_state(
-    session: AsyncSession, instance_id: str, changes: Mapping[str, str | None]
+    session: AsyncSession,
+    instance_id: str,
+    changes: Mapping[str, str | None],
+    increments: Mapping[str, float] | None = None,
+    expected: Mapping[str, str | None] | None = None,
 ) -> None:
     """Write the keys of an instance's state that changed; other keys are not touched.
 
     Args:
         session: A session in a transaction.
-        instance_id: The instance.
+        instance_id: The instance; if it was disabled meanwhile there is nothing to write.
         changes: Encoded values by key; None removes the key.
+        increments: What is added to the number that a key holds now.
+        expected: Encoded values, None for no value, that keys must still have.
+
+    Raises:
+        StateConflictError: A key has another value than expected.
+        PluginCodeError: A key that is incremented holds no number.
     """
-    for key, value in changes.items():
-        row = await session.get(PluginState, (instance_id, key), with_for_update=True)
+    if not (changes or increments or expected):
+        return
+    # One writer of an instance's state at a time: what is read here cannot change until the end.
+    owner = select(PluginInstance.id).where(col(PluginInstance.id) == instance_id)
+    if (await session.exec(owner.with_for_update())).one_or_none() is None:
+        return
+    touched = {*changes, *(increments or {}), *(expected or {})}
+    query = select(PluginState).where(
+        col(PluginState.instance_id) == instance_id, col(PluginState.key).in_(touched)
+    )
+    rows = {row.key: row for row in (await session.exec(query)).all()}
+    for key, value in (expected or {}).items():
+        if (rows[key].value if key in rows else None) != value:
+            raise StateConflictError(
+                f"Another call changed '{key:.80}' of the plugin's state meanwhile; "
+                "nothing of this one was stored"
+            )
+    values = dict(changes)
+    for key, by in (increments or {}).items():
+        values[key] = _incremented(key, rows[key].value if key in rows else "0", by)
+    for key, value in values.items():
+        row = rows.get(key)
         if value is None:
             if row is not None:
                 await session.delete(row)
@@ -221,6 +257,32 @@ async def store_state(
             session.add(PluginState(instance_id=instance_id, key=key, value=value))
         else:
             row.value = value
+
+
+def _incremented(key: str, encoded: str, by: float) -> str:
+    number = json.loads(encoded)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise PluginCodeError(f"'{key:.80}' of the plugin's state holds no number to increment")
+    return json.dumps(number + by)
+
+
+async def lock_instances(session: AsyncSession, community: str) -> Sequence[PluginInstance]:
+    """A community's plugins, with other writers of their state waiting.
+
+    Args:
+        session: A session in a transaction.
+        community: The community's name.
+
+    Returns:
+        The instances.
+    """
+    query = (
+        select(PluginInstance)
+        .where(col(PluginInstance.community) == community)
+        .order_by(col(PluginInstance.id))
+        .with_for_update()
+    )
+    return (await session.exec(query)).all()
 
 
 async def delete_instances(session: AsyncSession, ids: Sequence[str]) -> None:
@@ -233,3 +295,32 @@ async def delete_instances(session: AsyncSession, ids: Sequence[str]) -> None:
     if ids:
         await session.exec(delete(PluginState).where(col(PluginState.instance_id).in_(ids)))
         await session.exec(delete(PluginInstance).where(col(PluginInstance.id).in_(ids)))
+
+
+async def changes_before(
+    session: AsyncSession, status: str, created: datetime
+) -> Sequence[CommunityChange]:
+    """Changes of a status that were asked for long ago.
+
+    Args:
+        session: An open session.
+        status: Their status.
+        created: They were asked for before this moment.
+
+    Returns:
+        The changes.
+    """
+    query = select(CommunityChange).where(
+        col(CommunityChange.status) == status, col(CommunityChange.created_at) < created
+    )
+    return (await session.exec(query)).all()
+
+
+async def forget_changes_before(session: AsyncSession, created: datetime) -> None:
+    """Delete changes past their retention.
+
+    Args:
+        session: A session in a transaction.
+        created: Changes asked for before this moment go.
+    """
+    await session.exec(delete(CommunityChange).where(col(CommunityChange.created_at) < created))

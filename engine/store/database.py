@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import DateTime, Dialect, Text, event, make_url
@@ -23,6 +23,9 @@ from engine.settings import Settings, SettingsError
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 OUTAGE_ERRORS = (OperationalError, InterfaceError, PoolTimeoutError)
+OUTAGE_PAUSE_SECONDS = 0.5
+
+Result = TypeVar("Result")
 
 
 class JsonText(TypeDecorator[Any]):
@@ -72,10 +75,12 @@ class Database:
 
     Args:
         engine: The SQLAlchemy engine.
+        outage_seconds: How long what must not be lost waits for a database that is out.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, outage_seconds: float) -> None:
         self.engine = engine
+        self._outage_seconds = outage_seconds
         self._writer = engine.execution_options(metagov_write=True)
         # SQLite has one writer at a time: waiting here is fairer and faster than on its file lock.
         self._turn: AbstractAsyncContextManager[Any] = (
@@ -105,6 +110,56 @@ class Database:
             session.begin(),
         ):
             yield session
+
+    async def persist(self, work: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
+        """Do work in one transaction, and again from its beginning while the database is out.
+
+        For what must not be lost any more, such as that plugin code has run.
+
+        Args:
+            work: Makes the changes; it may be called several times.
+
+        Returns:
+            What it returned.
+
+        Raises:
+            OperationalError: The database was out for too long.
+        """
+
+        async def transaction() -> Result:
+            async with self.write() as session:
+                return await work(session)
+
+        return await self._through_outage(transaction)
+
+    async def recall(self, query: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
+        """Read what must be told, again from the beginning while the database is out.
+
+        Args:
+            query: Reads; it may be called several times.
+
+        Returns:
+            What it returned.
+
+        Raises:
+            OperationalError: The database was out for too long.
+        """
+
+        async def reading() -> Result:
+            async with self.read() as session:
+                return await query(session)
+
+        return await self._through_outage(reading)
+
+    async def _through_outage(self, step: Callable[[], Awaitable[Result]]) -> Result:
+        deadline = asyncio.get_running_loop().time() + self._outage_seconds
+        while True:
+            try:
+                return await step()
+            except Exception as error:
+                if not is_outage(error) or asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(OUTAGE_PAUSE_SECONDS)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -176,7 +231,7 @@ def open_database(settings: Settings) -> Database:
             hide_parameters=True,
             connect_args={"connect_timeout": max(2, int(settings.database_timeout_seconds))},
         )
-    return Database(engine)
+    return Database(engine, settings.database_outage_seconds)
 
 
 def is_outage(error: BaseException) -> bool:

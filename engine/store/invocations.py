@@ -45,7 +45,7 @@ class IdempotencyKey(SQLModel, table=True):
     scope: str = Field(primary_key=True, max_length=300)
     key: str = Field(primary_key=True, max_length=255)
     body_hash: str = Field(max_length=64)
-    resource_id: str = Field(max_length=36)
+    resource_id: str = Field(max_length=36, index=True)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime, index=True)
 
 
@@ -144,6 +144,30 @@ async def get_invocation(session: AsyncSession, invocation_id: str) -> Invocatio
     return await session.get(Invocation, invocation_id)
 
 
+async def withdraw(session: AsyncSession, resource_id: str) -> None:
+    """Forget the idempotency key of a request of which nothing came, so that it may be repeated.
+
+    Args:
+        session: A session in a transaction.
+        resource_id: The id of the request's row.
+    """
+    await session.exec(delete(IdempotencyKey).where(col(IdempotencyKey.resource_id) == resource_id))
+
+
+async def forget_failure(session: AsyncSession, invocation_id: str) -> None:
+    """Forget that an invocation failed, so that it can be repeated.
+
+    Args:
+        session: A session in a transaction.
+        invocation_id: Its id; one that succeeded stays marked.
+    """
+    await session.exec(
+        delete(Invocation).where(
+            col(Invocation.id) == invocation_id, col(Invocation.error).is_not(None)
+        )
+    )
+
+
 async def mark_done(
     session: AsyncSession,
     invocation_id: str,
@@ -180,4 +204,10 @@ async def forget_before(session: AsyncSession, finished: datetime, keyed: dateti
         keyed: Idempotency keys used before this moment go.
     """
     await session.exec(delete(Invocation).where(col(Invocation.finished_at) < finished))
+    # A request that died between its two steps was never answered, and is never performed.
+    await session.exec(
+        delete(Invocation).where(
+            col(Invocation.status) == ACCEPTED, col(Invocation.created_at) < finished
+        )
+    )
     await session.exec(delete(IdempotencyKey).where(col(IdempotencyKey.created_at) < keyed))

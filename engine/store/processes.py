@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, Text, and_, or_
+from sqlalchemy import Index, Text
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.errors import BadRequestError, Violation
 from engine.messages import COMPLETED, ProcessRecord
 from engine.store.communities import NAME_MAX_LENGTH
 from engine.store.database import JsonText, UtcDateTime, new_id, utc_now
+from engine.store.paging import newest_first
 
 
 class GovernanceProcess(SQLModel, table=True):
@@ -206,30 +204,11 @@ async def list_processes(
     ):
         if wanted is not None:
             query = query.where(col(column) == wanted)
-    if cursor is not None:
-        moment, last_id = _read_cursor(cursor)
-        created_at, row_id = col(GovernanceProcess.created_at), col(GovernanceProcess.id)
-        query = query.where(or_(created_at < moment, and_(created_at == moment, row_id < last_id)))
-    query = query.order_by(
-        col(GovernanceProcess.created_at).desc(), col(GovernanceProcess.id).desc()
-    ).limit(limit + 1)
-    rows = (await session.exec(query)).all()
-    page = rows[:limit]
-    return page, _write_cursor(page[-1]) if len(rows) > limit else None
-
-
-def _write_cursor(row: GovernanceProcess) -> str:
-    text = f"{row.created_at.isoformat()}|{row.id}"
-    return base64.urlsafe_b64encode(text.encode()).decode()
-
-
-def _read_cursor(cursor: str) -> tuple[datetime, str]:
-    try:
-        moment, row_id = base64.urlsafe_b64decode(cursor.encode()).decode().split("|")
-        created_at = datetime.fromisoformat(moment)
-        if created_at.tzinfo is None:
-            raise ValueError
-    except (ValueError, binascii.Error):
-        message = "no cursor that this endpoint gave"
-        raise BadRequestError(f"cursor: {message}", [Violation("/cursor", message)]) from None
-    return created_at, row_id
+    return await newest_first(
+        session,
+        query,
+        GovernanceProcess.created_at,
+        GovernanceProcess.id,
+        cursor=cursor,
+        limit=limit,
+    )
