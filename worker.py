@@ -22,7 +22,7 @@ from engine.activities.webhooks import WebhookActivities
 from engine.discovery import load_plugins
 from engine.logs import configure_logs
 from engine.messages import SEARCH_ATTRIBUTES
-from engine.resources import Engine, check_settings, driver_webhook_secret, open_engine
+from engine.resources import Engine, check_settings, open_engine
 from engine.settings import Settings, load_settings
 from engine.temporal import ensure_search_attributes
 from engine.workflows.community import CommunityChanges
@@ -50,6 +50,7 @@ def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]
     """
     settings = engine.settings
     actions, processes = ActionActivities(engine), ProcessActivities(engine)
+    reconciliation = ReconciliationActivities(engine)
     grace = timedelta(seconds=settings.worker_grace_seconds)
     invocations = Worker(
         engine.temporal.client,
@@ -63,7 +64,8 @@ def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]
             WebhookActivities(engine).receive_webhook,
             ProducerActivities(engine).run_task,
             CommunityActivities(engine).apply_change,
-            ReconciliationActivities(engine).reconcile,
+            reconciliation.reconcile,
+            reconciliation.hand_out_pending,
         ],
         workflow_runner=SandboxedWorkflowRunner(restrictions=SANDBOX),
         workflow_task_executor=ThreadPoolExecutor(4, thread_name_prefix="workflow"),
@@ -96,7 +98,7 @@ async def run(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(open_engine(settings, lazy=False))
         await ensure_search_attributes(engine.temporal.client, SEARCH_ATTRIBUTES)
-        deliveries = DeliveryActivities(engine, driver_webhook_secret(settings))
+        deliveries = DeliveryActivities(engine)
         stack.push_async_callback(deliveries.close)
         for worker in make_workers(engine, deliveries):
             await stack.enter_async_context(worker)

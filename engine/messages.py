@@ -22,6 +22,7 @@ PROCESS_ATTRIBUTE = SearchAttributeKey.for_keyword("MetagovProcess")
 STATUS_ATTRIBUTE = SearchAttributeKey.for_keyword("MetagovStatus")
 SEARCH_ATTRIBUTES = (COMMUNITY_ATTRIBUTE, PLUGIN_ATTRIBUTE, PROCESS_ATTRIBUTE, STATUS_ATTRIBUTE)
 
+CREATED = "created"
 COMPLETED = "completed"
 
 
@@ -235,6 +236,39 @@ async def deliver(delivery: Deliver) -> None:
 async def reconcile() -> None:
     """Put right what a crash left half-way between the database and Temporal."""
     raise AssertionError("signature only")
+
+
+@activity.defn(name="hand_out_pending")
+async def hand_out_pending() -> None:
+    """Have webhooks handled and deliveries made that wait in the database."""
+    raise AssertionError("signature only")
+
+
+def webhook_activity_id(community: str, plugin: str, webhook_id: str) -> str:
+    """The id of the activity that handles a webhook.
+
+    Args:
+        community: The community's name.
+        plugin: The plugin's name.
+        webhook_id: The stored webhook.
+
+    Returns:
+        ``webhook/{community}/{plugin}/{id}``.
+    """
+    return f"webhook/{community}/{plugin}/{webhook_id}"
+
+
+def delivery_activity_id(community: str, item_id: str) -> str:
+    """The id of the activity that delivers an outbox item.
+
+    Args:
+        community: The community's name.
+        item_id: The item.
+
+    Returns:
+        ``delivery/{community}/{id}``.
+    """
+    return f"delivery/{community}/{item_id}"
 
 
 def process_workflow_id(community: str, name: str, process_id: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,8 @@ from engine.outbound import OutboundPolicy
 from engine.schedules import Schedules
 from engine.sdk.registry import ProcessDeclaration
 from engine.settings import Settings, SettingsError
-from engine.store.database import Database, database_url, open_database
+from engine.store.database import Database, database_url, open_database, utc_now
+from engine.store.endpoints import Endpoint
 from engine.store.secrets import SecretBox, kept_secret, open_secret_box
 from engine.temporal import Temporal, connect
 
@@ -54,16 +55,10 @@ def check_settings(settings: Settings) -> None:
     database_url(settings)
     open_secret_box(settings)
     _outbound(settings)
-    try:
-        encoded = driver_webhook_secret(settings).removeprefix("whsec_")
-        length = len(base64.b64decode(encoded, validate=True))
-    except ValueError:
-        length = 0
-    # The bounds of the Standard Webhooks specification, "Signature scheme".
-    if not 24 <= length <= 64:
-        raise SettingsError(
-            "METAGOV_DRIVER_WEBHOOK_SECRET must be whsec_ and 24 to 64 bytes in base64"
-        )
+    for secret in driver_webhook_secrets(settings):
+        problem = webhook_secret_problem(secret)
+        if problem:
+            raise SettingsError(f"METAGOV_DRIVER_WEBHOOK_SECRET {problem}")
 
 
 def _outbound(settings: Settings) -> OutboundPolicy:
@@ -95,18 +90,20 @@ async def open_engine(
         database = open_database(settings)
         stack.push_async_callback(database.close)
         connected = client or await connect(settings, lazy=lazy)
+        schedules = Schedules(connected, settings)
+        stack.push_async_callback(schedules.close)
         yield Engine(
             settings=settings,
             database=database,
             secrets=open_secret_box(settings),
             temporal=Temporal(connected, settings),
-            schedules=Schedules(connected, settings),
+            schedules=schedules,
             outbound=_outbound(settings),
         )
 
 
-def driver_webhook_secret(settings: Settings) -> str:
-    """The Standard Webhooks secret that signs deliveries.
+def driver_webhook_secrets(settings: Settings) -> list[str]:
+    """The Standard Webhooks secrets for endpoints without one of their own.
 
     Args:
         settings: The settings.
@@ -115,9 +112,65 @@ def driver_webhook_secret(settings: Settings) -> str:
         The setting's, or one made once in the data folder.
     """
     if settings.driver_webhook_secret is not None:
-        return settings.driver_webhook_secret.get_secret_value()
-    fresh = "whsec_" + base64.b64encode(os.urandom(32)).decode()
-    return kept_secret(settings.data_dir / "driver-webhook-secret", fresh)
+        given = settings.driver_webhook_secret.get_secret_value()
+        return [secret.strip() for secret in given.split(",")]
+    return [kept_secret(settings.data_dir / "driver-webhook-secret", new_webhook_secret())]
+
+
+def new_webhook_secret() -> str:
+    """A fresh Standard Webhooks secret."""
+    return "whsec_" + base64.b64encode(os.urandom(32)).decode()
+
+
+def webhook_secret_problem(secret: str) -> str | None:
+    """Check a Standard Webhooks secret.
+
+    Args:
+        secret: The secret.
+
+    Returns:
+        What is wrong with it, without it; None if nothing is.
+    """
+    try:
+        length = len(base64.b64decode(secret.removeprefix("whsec_"), validate=True))
+    except ValueError:
+        length = 0
+    # The bounds of the Standard Webhooks specification, "Signature scheme".
+    return None if 24 <= length <= 64 else "must be whsec_ and 24 to 64 bytes in base64"
+
+
+def endpoint_secrets(engine: Engine, endpoint: Endpoint) -> list[str]:
+    """The secrets of an endpoint that are valid now, the newest first.
+
+    Args:
+        engine: What is open.
+        endpoint: The endpoint.
+
+    Returns:
+        Its secrets; empty if it has none of its own.
+    """
+    if endpoint.secrets_encrypted is None:
+        return []
+    now = utc_now().isoformat()
+    kept = engine.secrets.decrypt(endpoint.secrets_encrypted)
+    return [item["secret"] for item in kept if item["until"] is None or item["until"] > now]
+
+
+def delivery_secrets(engine: Engine, covering: Sequence[Endpoint]) -> list[str]:
+    """The secrets that sign a delivery.
+
+    Args:
+        engine: What is open.
+        covering: The endpoints that cover its address, the nearest first.
+
+    Returns:
+        Those of the nearest endpoint that has some, else those of the settings.
+    """
+    for endpoint in covering:
+        secrets = endpoint_secrets(engine, endpoint)
+        if secrets:
+            return secrets
+    return driver_webhook_secrets(engine.settings)
 
 
 def webhook_path(community: str, plugin: str, slug: Any) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+import structlog
 from temporalio.client import (
     Client,
     Schedule,
@@ -25,8 +27,11 @@ from engine.settings import Settings
 from engine.workflows.event_producer import EventProducer
 from engine.workflows.reconciliation import Reconciliation
 
-RECONCILIATION = "reconciliation"
+RECONCILIATION_PREFIX = "reconciliation/"
 TASK_PREFIX = "task/"
+RECONCILE_PAUSE_SECONDS = 2.0
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Schedules:
     def __init__(self, client: Client, settings: Settings) -> None:
         self._client = client
         self._settings = settings
+        self._reconciling: asyncio.Task[None] | None = None
 
     async def schedule_task(self, task: TaskSchedule) -> bool:
         """Make the schedule of a task, or bring it up to date.
@@ -94,7 +100,9 @@ class Schedules:
             ),
         )
         try:
-            await self._client.create_schedule(task.id, schedule)
+            await self._client.create_schedule(
+                task.id, schedule, memo={"task_queue": self._settings.task_queue}
+            )
             return True
         except ScheduleAlreadyRunningError:
             pass
@@ -129,25 +137,52 @@ class Schedules:
                 raise
 
     async def task_schedules(self) -> AsyncIterator[str]:
-        """The ids of all task schedules there are.
+        """The ids of all task schedules of this engine; others may share the namespace.
 
         Yields:
             Each id.
         """
+        ours = self._settings.task_queue
         async for schedule in await self._client.list_schedules():
-            if schedule.id.startswith(TASK_PREFIX):
+            if not schedule.id.startswith(TASK_PREFIX):
+                continue
+            if (await schedule.memo()).get("task_queue", ours) == ours:
                 yield schedule.id
 
     async def start_reconciliation(self) -> None:
         """Compare the database with Temporal now, and every hour from now on."""
+        schedule_id = RECONCILIATION_PREFIX + self._settings.task_queue
         schedule = Schedule(
             action=ScheduleActionStartWorkflow(
-                Reconciliation.run, id=RECONCILIATION, task_queue=self._settings.task_queue
+                Reconciliation.run, id=schedule_id, task_queue=self._settings.task_queue
             ),
             spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(hours=1))]),
             policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
         )
         try:
-            await self._client.create_schedule(RECONCILIATION, schedule, trigger_immediately=True)
+            await self._client.create_schedule(schedule_id, schedule, trigger_immediately=True)
         except ScheduleAlreadyRunningError:
-            await self._client.get_schedule_handle(RECONCILIATION).trigger()
+            # One that runs now may have looked already at what this one is for.
+            await self._client.get_schedule_handle(schedule_id).trigger(
+                overlap=ScheduleOverlapPolicy.BUFFER_ONE
+            )
+
+    def reconcile_when_reachable(self) -> None:
+        """Compare the database with Temporal as soon as the server answers, in the background."""
+        if self._reconciling is None or self._reconciling.done():
+            self._reconciling = asyncio.create_task(self._reconcile_when_reachable())
+
+    async def _reconcile_when_reachable(self) -> None:
+        while True:
+            try:
+                await self.start_reconciliation()
+                return
+            except (RPCError, RuntimeError) as error:
+                log.warning("temporal does not answer; reconciling later", error=str(error)[:200])
+            await asyncio.sleep(RECONCILE_PAUSE_SECONDS)
+
+    async def close(self) -> None:
+        """Give up what waits for the server."""
+        if self._reconciling is not None:
+            self._reconciling.cancel()
+            await asyncio.gather(self._reconciling, return_exceptions=True)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
+from typing import TypeVar
+from uuid import uuid4
 
 from temporalio.client import (
     ActivityFailureError,
+    ActivityHandle,
     Client,
+    PendingActivityState,
     WithStartWorkflowOperation,
     WorkflowHandle,
     WorkflowUpdateFailedError,
@@ -41,17 +45,30 @@ from engine.messages import (
     RunCommunity,
     RunGovernanceProcess,
     deliver,
+    delivery_activity_id,
+    hand_out_pending,
     instance_attributes,
     perform_action,
     process_attributes,
     process_workflow_id,
     receive_webhook,
+    webhook_activity_id,
 )
 from engine.settings import Settings
 from engine.workflows.community import CommunityChanges
 from engine.workflows.governance_process import GovernanceProcess
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=15)
+PAUSE_SECONDS = 0.2
+OUT_OF_REACH = (RPCError, RuntimeError)
+OUTAGES = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.UNKNOWN, RPCStatusCode.INTERNAL)
+
+Reply = TypeVar("Reply")
+
+# How often is the activity's own decision; this is the pace.
+ACTION_RETRY = RetryPolicy(
+    initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=10)
+)
 WEBHOOK_RETRY = RetryPolicy(
     initial_interval=timedelta(seconds=1),
     maximum_interval=timedelta(minutes=10),
@@ -92,8 +109,11 @@ class Temporal:
     def __init__(self, client: Client, settings: Settings) -> None:
         self.client = client
         self._settings = settings
-        self._invocation = timedelta(seconds=settings.invocation_timeout_seconds + 5)
         self._wait = timedelta(seconds=settings.worker_wait_seconds)
+        self._call = timedelta(seconds=settings.invocation_timeout_seconds + 5)
+        # What a call did may have to wait for the database before it is stored.
+        storing = settings.database_outage_seconds + settings.database_timeout_seconds
+        self._invocation = self._call + timedelta(seconds=storing)
 
     async def healthy(self) -> bool:
         """Whether the server answers."""
@@ -117,29 +137,56 @@ class Temporal:
             UnavailableError: No worker took it up in time; nothing was done.
             PluginTimeoutError: It did not end in time.
         """
-        try:
-            await self.client.execute_activity(
+        activity_id = f"action/{community}/{name}/{invocation_id}"
+
+        async def start() -> ActivityHandle[None]:
+            return await self.client.start_activity(
                 perform_action,
                 PerformAction(invocation_id),
-                id=f"action/{community}/{name}/{invocation_id}",
+                id=activity_id,
                 task_queue=self._settings.task_queue,
                 id_conflict_policy=ActivityIDConflictPolicy.USE_EXISTING,
                 schedule_to_start_timeout=self._wait,
                 start_to_close_timeout=self._invocation,
                 schedule_to_close_timeout=self._wait + 3 * self._invocation,
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
-                retry_policy=RetryPolicy(
-                    initial_interval=timedelta(milliseconds=500), maximum_attempts=3
-                ),
+                retry_policy=ACTION_RETRY,
                 search_attributes=instance_attributes(community, name),
             )
+
+        try:
+            handle = await self._reach(start)
+        except OUT_OF_REACH as error:
+            raise _unavailable(error) from error
+        try:
+            # It runs whether the server is within reach or not: from here on only its end counts.
+            async with asyncio.timeout((self._wait + 3 * self._call).total_seconds()):
+                while True:
+                    try:
+                        await handle.result()
+                        return True
+                    except OUT_OF_REACH:
+                        await asyncio.sleep(PAUSE_SECONDS)
         except ActivityFailureError as error:
             if isinstance(error.cause, TimeoutError):
                 raise self._timeout(error.cause) from None
             return False
-        except RPCError as error:
-            raise _unavailable(error) from error
-        return True
+        except builtins.TimeoutError:
+            raise self._slow() from None
+
+    async def _reach(self, call: Callable[[], Awaitable[Reply]]) -> Reply:
+        """Ask the server, and again while it is out of reach, as long as a request may wait.
+
+        The call must be one that has no further effect when it is made twice.
+        """
+        deadline = asyncio.get_running_loop().time() + self._wait.total_seconds()
+        while True:
+            try:
+                return await call()
+            except OUT_OF_REACH as error:
+                if not _is_outage(error) or asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def start_process(
         self, record: ProcessRecord, capabilities: Capabilities, title: str | None
@@ -158,31 +205,37 @@ class Temporal:
             PluginTimeoutError: ``start`` did not end in time; the process may still start.
             UnavailableError: Temporal does not answer.
         """
-        operation = WithStartWorkflowOperation(
-            GovernanceProcess.run,
-            self._process_input(record, capabilities),
-            id=process_workflow_id(record.community, record.name, record.id),
-            task_queue=self._settings.task_queue,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            search_attributes=process_attributes(record),
-            static_summary=f"{record.name}: {title}" if title else record.name,
-        )
+
+        async def start() -> InvocationOutcome:
+            return await self.client.execute_update_with_start_workflow(
+                GovernanceProcess.started,
+                id=f"started-{record.id}",
+                start_workflow_operation=WithStartWorkflowOperation(
+                    GovernanceProcess.run,
+                    self._process_input(record, capabilities),
+                    id=process_workflow_id(record.community, record.name, record.id),
+                    task_queue=self._settings.task_queue,
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    search_attributes=process_attributes(record),
+                    static_summary=f"{record.name}: {title}" if title else record.name,
+                ),
+            )
+
         try:
-            async with asyncio.timeout((self._wait + self._invocation).total_seconds()):
-                return await self.client.execute_update_with_start_workflow(
-                    GovernanceProcess.started,
-                    id=f"started-{record.id}",
-                    start_workflow_operation=operation,
-                )
-        except (builtins.TimeoutError, RPCError) as error:
+            async with asyncio.timeout((self._wait + self._call).total_seconds()):
+                return await self._reach(start)
+        except (builtins.TimeoutError, *OUT_OF_REACH) as error:
             raise _slow_or_unavailable(error) from error
 
-    async def ensure_process(self, record: ProcessRecord, capabilities: Capabilities) -> bool:
+    async def ensure_process(
+        self, record: ProcessRecord, capabilities: Capabilities, title: str | None
+    ) -> bool:
         """Start a process' workflow if it does not run, without waiting for ``start``.
 
         Args:
             record: The stored record.
             capabilities: What the class defines.
+            title: The process' title, for the Temporal UI.
 
         Returns:
             True if it had to be started.
@@ -194,21 +247,52 @@ class Temporal:
                 id=process_workflow_id(record.community, record.name, record.id),
                 task_queue=self._settings.task_queue,
                 search_attributes=process_attributes(record),
-                static_summary=record.name,
+                static_summary=f"{record.name}: {title}" if title else record.name,
             )
         except WorkflowAlreadyStartedError:
             return False
         return True
 
-    async def running_processes(self) -> AsyncIterator[str]:
-        """The ids of all processes whose workflows run.
+    async def running_processes(self) -> AsyncIterator[tuple[str, str]]:
+        """The processes whose workflows run.
 
         Yields:
-            Each process' id.
+            Workflow id and process id of each.
         """
-        query = "WorkflowType = 'GovernanceProcess' AND ExecutionStatus = 'Running'"
-        async for execution in self.client.list_workflows(query):
-            yield execution.id.rpartition("/")[2]
+        async for execution in self.client.list_workflows(
+            f"WorkflowType = 'GovernanceProcess' AND {self._running()}"
+        ):
+            yield execution.id, execution.id.rpartition("/")[2]
+
+    async def running_activities(self, name: str) -> AsyncIterator[str]:
+        """The standalone activities of a type that run, or wait for their next try.
+
+        Args:
+            name: ``deliver`` or ``receive_webhook``.
+
+        Yields:
+            The last part of each one's id.
+        """
+        async for execution in self.client.list_activities(
+            f"ActivityType = '{name}' AND ExecutionStatus = 'Running'"
+        ):
+            yield execution.activity_id.rpartition("/")[2]
+
+    def _running(self) -> str:
+        # Other engines may have their workflows in the same namespace.
+        return f"ExecutionStatus = 'Running' AND TaskQueue = '{self._settings.task_queue}'"
+
+    async def end_process_without_row(self, workflow_id: str) -> None:
+        """Terminate the workflow of a process that the database does not have.
+
+        Args:
+            workflow_id: The workflow's id.
+        """
+        try:
+            await self._handle(workflow_id).terminate("the database has no such process")
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
 
     def _process_input(
         self, record: ProcessRecord, capabilities: Capabilities
@@ -238,13 +322,19 @@ class Temporal:
             UnavailableError: Temporal does not answer.
         """
         handle = self._process_handle(record)
+        # The same id on every try: the wish is passed on once.
+        update_id = f"close-{uuid4()}"
+
+        async def close() -> InvocationOutcome:
+            return await handle.execute_update(GovernanceProcess.close, id=update_id)
+
         try:
-            async with asyncio.timeout((self._wait + 2 * self._invocation).total_seconds()):
-                return await handle.execute_update(GovernanceProcess.close)
+            async with asyncio.timeout((self._wait + 2 * self._call).total_seconds()):
+                return await self._reach(close)
         except WorkflowUpdateFailedError:
             # The process completed at the same moment: its result is the answer.
             return InvocationOutcome(await handle.result())
-        except (builtins.TimeoutError, RPCError) as error:
+        except (builtins.TimeoutError, *OUT_OF_REACH) as error:
             if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
                 return InvocationOutcome(await handle.result())
             raise _slow_or_unavailable(error) from error
@@ -262,12 +352,13 @@ class Temporal:
                 await handle.result()
         except builtins.TimeoutError:
             return
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise _unavailable(error) from error
+        except OUT_OF_REACH as error:
+            if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
+                return
+            raise _unavailable(error) from error
 
     async def tell_process_of_webhook(
-        self, community: str, name: str, process_id: str, webhook_id: str
+        self, community: str, name: str, process_id: str, reference: str
     ) -> None:
         """Signal a process that a stored webhook concerns it; one that has ended needs none.
 
@@ -275,11 +366,11 @@ class Temporal:
             community: The community's name.
             name: ``{plugin}.{slug}``.
             process_id: The process.
-            webhook_id: The webhook.
+            reference: The webhook's reference.
         """
         handle = self._handle(process_workflow_id(community, name, process_id))
         try:
-            await handle.signal(GovernanceProcess.receive_webhook, webhook_id)
+            await handle.signal(GovernanceProcess.receive_webhook, reference)
         except RPCError as error:
             if error.status != RPCStatusCode.NOT_FOUND:
                 raise
@@ -296,13 +387,16 @@ class Temporal:
             if error.status != RPCStatusCode.NOT_FOUND:
                 raise
 
-    async def receive_webhook(self, community: str, plugin: str, webhook_id: str) -> None:
+    async def receive_webhook(self, community: str, plugin: str, webhook_id: str) -> bool:
         """Have a stored webhook handled; a second time for one webhook does nothing.
 
         Args:
             community: The community's name.
             plugin: The plugin's name.
             webhook_id: The stored webhook.
+
+        Returns:
+            True if nobody was at it yet.
 
         Raises:
             UnavailableError: Temporal does not answer.
@@ -311,7 +405,7 @@ class Temporal:
             await self.client.start_activity(
                 receive_webhook,
                 ReceiveWebhook(webhook_id),
-                id=f"webhook/{community}/{plugin}/{webhook_id}",
+                id=webhook_activity_id(community, plugin, webhook_id),
                 task_queue=self._settings.task_queue,
                 start_to_close_timeout=self._invocation + timedelta(seconds=30),
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
@@ -319,9 +413,29 @@ class Temporal:
                 search_attributes=instance_attributes(community, plugin),
             )
         except ActivityAlreadyStartedError:
-            return
-        except RPCError as error:
+            return False
+        except OUT_OF_REACH as error:
             raise _unavailable(error) from error
+        return True
+
+    async def replay_webhook(self, community: str, plugin: str, webhook_id: str) -> bool:
+        """Have a stored webhook handled now, even if its next try is not due yet.
+
+        Args:
+            community: The community's name.
+            plugin: The plugin's name.
+            webhook_id: The stored webhook.
+
+        Returns:
+            False if a try was under way, which is left alone.
+
+        Raises:
+            UnavailableError: Temporal does not answer.
+        """
+        return await self._start_now(
+            webhook_activity_id(community, plugin, webhook_id),
+            lambda: self.receive_webhook(community, plugin, webhook_id),
+        )
 
     async def deliver(self, community: str, item_id: str) -> bool:
         """Have an outbox item delivered; a second time for one item does nothing.
@@ -332,15 +446,22 @@ class Temporal:
 
         Returns:
             True if nobody was at it yet.
+
+        Raises:
+            UnavailableError: Temporal does not answer.
         """
         settings = self._settings
+        storing = settings.database_outage_seconds + settings.database_timeout_seconds
         try:
             await self.client.start_activity(
                 deliver,
                 Deliver(item_id),
-                id=f"delivery/{community}/{item_id}",
+                id=delivery_activity_id(community, item_id),
                 task_queue=settings.deliveries_task_queue,
-                start_to_close_timeout=timedelta(seconds=settings.delivery_timeout_seconds + 10),
+                start_to_close_timeout=timedelta(
+                    seconds=settings.delivery_timeout_seconds + 2 * storing
+                ),
+                heartbeat_timeout=HEARTBEAT_TIMEOUT,
                 retry_policy=RetryPolicy(
                     initial_interval=timedelta(seconds=settings.delivery_first_retry_seconds),
                     maximum_interval=timedelta(seconds=settings.delivery_longest_retry_seconds),
@@ -349,7 +470,68 @@ class Temporal:
             )
         except ActivityAlreadyStartedError:
             return False
+        except OUT_OF_REACH as error:
+            raise _unavailable(error) from error
         return True
+
+    async def redeliver(self, community: str, item_id: str) -> bool:
+        """Have an outbox item delivered now, even if its next try is not due yet.
+
+        Args:
+            community: The community's name.
+            item_id: The item.
+
+        Returns:
+            False if a try was under way, which is left alone.
+
+        Raises:
+            UnavailableError: Temporal does not answer.
+        """
+        return await self._start_now(
+            delivery_activity_id(community, item_id), lambda: self.deliver(community, item_id)
+        )
+
+    async def _start_now(self, activity_id: str, start: Callable[[], Awaitable[bool]]) -> bool:
+        """Start an activity; one of this id that waits for its next try gives way to it.
+
+        Two of one id never run at once: the server refuses the second.
+        """
+        cancelled = False
+        longest = self._settings.delivery_timeout_seconds + self._wait.total_seconds()
+        deadline = asyncio.get_running_loop().time() + longest
+        while not await start():
+            handle = self.client.get_activity_handle(activity_id)
+            try:
+                under_way = (await handle.describe()).run_state == PendingActivityState.STARTED
+                if under_way and not cancelled:
+                    return False
+                if not under_way and not cancelled:
+                    await handle.cancel(reason="it is to be tried now")
+                    cancelled = True
+            except RPCError as error:
+                if error.status != RPCStatusCode.NOT_FOUND:
+                    raise _unavailable(error) from error
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(PAUSE_SECONDS)
+        return True
+
+    async def send_pending(self) -> None:
+        """Have everything handed out that waits in the database, in the background.
+
+        Raises:
+            UnavailableError: Temporal does not answer.
+        """
+        try:
+            await self.client.start_activity(
+                hand_out_pending,
+                id=f"hand-out/{uuid4()}",
+                task_queue=self._settings.task_queue,
+                start_to_close_timeout=timedelta(minutes=30),
+                heartbeat_timeout=HEARTBEAT_TIMEOUT,
+            )
+        except OUT_OF_REACH as error:
+            raise _unavailable(error) from error
 
     async def apply_change(self, community: str, change_id: str, timeout: timedelta) -> None:
         """Have a change of a community applied, after those before it; wait for its end.
@@ -363,29 +545,32 @@ class Temporal:
             PluginTimeoutError: It did not end in time; it may still end.
             UnavailableError: Temporal does not answer.
         """
-        for _ in range(5):
-            operation = WithStartWorkflowOperation(
-                CommunityChanges.run,
-                RunCommunity(community, timeout.total_seconds()),
-                id=f"community/{community}",
-                task_queue=self._settings.task_queue,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                static_summary=f"changes of {community}",
-                search_attributes=instance_attributes(community, None),
+
+        async def apply() -> None:
+            await self.client.execute_update_with_start_workflow(
+                CommunityChanges.apply,
+                ApplyChange(change_id),
+                id=change_id,
+                start_workflow_operation=WithStartWorkflowOperation(
+                    CommunityChanges.run,
+                    RunCommunity(community, timeout.total_seconds()),
+                    id=f"community/{community}",
+                    task_queue=self._settings.task_queue,
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    static_summary=f"changes of {community}",
+                    search_attributes=instance_attributes(community, None),
+                ),
             )
+
+        for _ in range(5):
             try:
                 async with asyncio.timeout((self._wait + timeout).total_seconds()):
-                    await self.client.execute_update_with_start_workflow(
-                        CommunityChanges.apply,
-                        ApplyChange(change_id),
-                        id=change_id,
-                        start_workflow_operation=operation,
-                    )
+                    await self._reach(apply)
                 return
             except WorkflowUpdateFailedError:
                 # The workflow ended between two changes: the next try starts a new one.
                 continue
-            except (builtins.TimeoutError, RPCError) as error:
+            except (builtins.TimeoutError, *OUT_OF_REACH) as error:
                 if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
                     continue
                 raise _slow_or_unavailable(error) from error
@@ -402,22 +587,32 @@ class Temporal:
     def _timeout(self, error: TimeoutError) -> PluginTimeoutError | UnavailableError:
         if error.type == TimeoutType.SCHEDULE_TO_START:
             return UnavailableError("No worker is free; nothing was done, try again")
+        return self._slow()
+
+    def _slow(self) -> PluginTimeoutError:
         return PluginTimeoutError(
             f"The plugin did not end within {self._settings.invocation_timeout_seconds:g} s; "
             "whether it had an effect on the platform is not known"
         )
 
 
+def _is_outage(error: Exception) -> bool:
+    # A lazy client tells by a RuntimeError that it could not connect.
+    return not isinstance(error, RPCError) or error.status in OUTAGES
+
+
 def _slow_or_unavailable(error: Exception) -> PluginTimeoutError | UnavailableError:
     # The SDK tells of its own time-outs as an error of the RPC.
     slow = (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
-    if isinstance(error, RPCError) and error.status not in slow:
-        return _unavailable(error)
-    return PluginTimeoutError("No answer in time; what was asked for may still be done")
+    out_of_time = isinstance(error, builtins.TimeoutError)
+    if out_of_time or (isinstance(error, RPCError) and error.status in slow):
+        return PluginTimeoutError("No answer in time; what was asked for may still be done")
+    return _unavailable(error)
 
 
-def _unavailable(error: RPCError) -> UnavailableError:
-    return UnavailableError(f"The Temporal server does not answer ({error.status.name.lower()})")
+def _unavailable(error: Exception) -> UnavailableError:
+    reason = f" ({error.status.name.lower()})" if isinstance(error, RPCError) else ""
+    return UnavailableError(f"The Temporal server does not answer{reason}")
 
 
 async def ensure_search_attributes(

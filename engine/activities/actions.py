@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import structlog
+from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 
 from engine.activities.heartbeat import (
@@ -22,8 +23,10 @@ from engine.activities.invocation import (
 from engine.errors import (
     EngineError,
     OutcomeUnknownError,
+    PlatformDownError,
     PluginCodeError,
     RecordedError,
+    StateConflictError,
     Violation,
     describe,
 )
@@ -40,8 +43,11 @@ log = structlog.get_logger()
 LONGEST_RETRY_SECONDS = 5.0
 
 
+MOST_TRIES = 3
+
+
 class _SupersededError(Exception):
-    """The invocation was ended meanwhile; raised to take back what this try would store."""
+    """The invocation was ended before, or its commit was made and the answer to it lost."""
 
 
 class ActionActivities:
@@ -67,58 +73,86 @@ class ActionActivities:
         await with_heartbeat(self._perform(action.invocation_id))
 
     async def _perform(self, invocation_id: str) -> None:
+        action = None
         try:
-            items = await self._run(invocation_id)
+            with before_plugin_code():
+                row, loaded = await self._load(invocation_id)
+            action = loaded.declaration.actions.get(row.target) if loaded else None
+            done = row.status == DONE
+            items = _items_of(row) if done else await self._run(row, loaded, action)
         except EngineError as error:
             retry_after = getattr(error, "retry_after_seconds", None)
-            last = activity.info().attempt >= 3 or (retry_after or 0) > LONGEST_RETRY_SECONDS
-            if error.nothing_done and not last:
+            last = activity.info().attempt >= MOST_TRIES
+            last = last or (retry_after or 0) > LONGEST_RETRY_SECONDS
+            if not last and _may_be_repeated(error, action):
                 raise try_again(error, retry_after) from None
             await self._record_failure(invocation_id, error)
             raise give_up(error) from None
-        await hand_out(self._engine, *items)
+        await hand_out(self._engine, row.community, items)
 
-    async def _run(self, invocation_id: str) -> tuple[str, list[str]]:
-        with before_plugin_code():
-            async with self._engine.database.read() as session:
-                row = await invocations.get_invocation(session, invocation_id)
-                assert row is not None, "an accepted invocation is stored before its activity"
-                if row.status == DONE:
-                    return _done_before(row)
-                if not first_try():
-                    raise OutcomeUnknownError(
-                        "A first try was cut off; whether it had an effect is not known"
-                    )
-                loaded = await load_plugin(
-                    self._engine, session, row.community, row.plugin, invocation_id
-                )
-                if loaded is None or loaded.instance_id != row.instance_id:
-                    raise PluginCodeError(f"Plugin '{row.plugin}' was disabled meanwhile")
-        declaration = loaded.declaration.actions.get(row.target)
-        if declaration is None:
+    async def _load(self, invocation_id: str) -> tuple[Invocation, LoadedPlugin | None]:
+        async with self._engine.database.read() as session:
+            row = await invocations.get_invocation(session, invocation_id)
+            assert row is not None, "an accepted invocation is stored before its activity"
+            if row.status == DONE:
+                return row, None
+            loaded = await load_plugin(
+                self._engine, session, row.community, row.plugin, invocation_id
+            )
+        present = loaded is not None and loaded.instance_id == row.instance_id
+        return row, loaded if present else None
+
+    async def _run(
+        self, row: Invocation, loaded: LoadedPlugin | None, action: ActionDeclaration | None
+    ) -> list[str]:
+        if loaded is None:
+            raise PluginCodeError(f"Plugin '{row.plugin}' was disabled meanwhile")
+        if action is None:
             raise PluginCodeError(f"This worker knows no action '{row.plugin}.{row.target}'")
-        result = await _call_action(loaded, declaration, row)
+        if not action.idempotent and not first_try():
+            raise OutcomeUnknownError(
+                "A first try was cut off; whether it had an effect is not known"
+            )
+        result = await _call_action(loaded, action, row)
+
+        async def store(session: AsyncSession) -> list[str]:
+            items = await store_effects(self._engine, session, loaded)
+            kept = {"value": result, "items": items}
+            if await invocations.mark_done(session, row.id, result=kept):
+                return items
+            raise _SupersededError
+
         try:
-            async with self._engine.database.write() as session:
-                items = await store_effects(self._engine, session, loaded)
-                kept = {"value": result, "items": items}
-                if not await invocations.mark_done(session, invocation_id, result=kept):
-                    raise _SupersededError
+            items = await self._engine.database.persist(store)
         except _SupersededError:
-            return loaded.community, []
+            done = await self._engine.database.recall(
+                lambda session: invocations.get_invocation(session, row.id)
+            )
+            return _items_of(done) if done is not None else []
         log.info("action performed", community=row.community, action=f"{row.plugin}.{row.target}")
-        return loaded.community, items
+        return items
 
     async def _record_failure(self, invocation_id: str, error: EngineError) -> None:
-        async with self._engine.database.write() as session:
+        async def record(session: AsyncSession) -> None:
             await invocations.mark_done(session, invocation_id, error=describe(error))
+
+        await self._engine.database.persist(record)
         log.warning("action failed", invocation=invocation_id, kind=error.kind)
 
 
-def _done_before(row: Invocation) -> tuple[str, list[str]]:
+def _may_be_repeated(error: EngineError, action: ActionDeclaration | None) -> bool:
+    """The retry decision: nothing was done, or doing it again leads to the same end."""
+    if error.nothing_done:
+        return True
+    again = (PlatformDownError, StateConflictError)
+    return action is not None and action.idempotent and isinstance(error, again)
+
+
+def _items_of(row: Invocation) -> list[str]:
     if row.error is not None:
         raise RecordedError(row.error)
-    return row.community, (row.result or {}).get("items", [])
+    items: list[str] = (row.result or {}).get("items", [])
+    return items
 
 
 async def _call_action(loaded: LoadedPlugin, action: ActionDeclaration, row: Invocation) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -17,21 +18,33 @@ from engine.activities.invocation import (
     store_effects,
     tell_of_process,
 )
-from engine.errors import EngineError, OutcomeUnknownError, ResourceNotFoundError, describe
+from engine.errors import (
+    EngineError,
+    OutcomeUnknownError,
+    ResourceNotFoundError,
+    UnavailableError,
+    describe,
+)
 from engine.messages import ApplyChange, ProcessRecord
 from engine.resources import Engine
 from engine.schedules import TaskSchedule
 from engine.sdk import plugin as sdk
 from engine.sdk.registry import Registry
-from engine.store import communities, processes
-from engine.store.communities import Community, CommunityChange, PluginInstance
+from engine.store import communities, invocations, processes
+from engine.store.communities import (
+    ACCEPTED,
+    APPLIED,
+    REFUSED,
+    Community,
+    CommunityChange,
+    PluginInstance,
+)
 from engine.store.database import new_id, utc_now
 
 log = structlog.get_logger()
 
-ACCEPTED = "accepted"
-APPLIED = "applied"
-REFUSED = "refused"
+# Longer than any change takes.
+ABANDONED_AFTER = timedelta(hours=2)
 
 
 @dataclass
@@ -90,6 +103,9 @@ class CommunityActivities:
             log.info("community changed", community=change.community, change=change_id)
         else:
             items, records = [], []
+            if change.status == APPLIED:
+                # A first try was cut off after its commit: what it was to hand out is found.
+                await self._engine.schedules.start_reconciliation()
         if change.status != REFUSED:
             await self._follow_up(change.community, items, records)
 
@@ -118,6 +134,7 @@ class CommunityActivities:
                 created = True
             else:
                 created = False
+            await communities.lock_instances(session, change.community)
             row.readable_name, row.updated_at = plan.readable_name, utc_now()
             items, records = await self._end_processes(session, plan.gone)
             replaced = list(plan.replaced.values())
@@ -194,7 +211,7 @@ class CommunityActivities:
             row = await communities.lock_community(session, change.community)
             if row is None:
                 raise ResourceNotFoundError(f"Community '{change.community}' not found")
-            instances = await communities.instances_of(session, change.community)
+            instances = await communities.lock_instances(session, change.community)
             items, records = await self._end_processes(session, instances)
             await communities.delete_instances(session, [i.id for i in instances])
             await session.delete(row)
@@ -248,6 +265,25 @@ class CommunityActivities:
                 task = TaskSchedule(community, plugin.name, slug, "", 1)
                 if task.id not in wanted:
                     await self._engine.schedules.unschedule_task(task.id)
+
+
+async def withdraw_abandoned_changes(engine: Engine) -> int:
+    """Refuse changes whose request died before it handed them over, and forget their configs.
+
+    Args:
+        engine: What all activities share.
+
+    Returns:
+        How many there were.
+    """
+    async with engine.database.write() as session:
+        abandoned = await communities.changes_before(session, ACCEPTED, utc_now() - ABANDONED_AFTER)
+        for change in abandoned:
+            change.status, change.desired_encrypted = REFUSED, None
+            change.error = describe(UnavailableError("The change was never applied; ask again"))
+            await invocations.withdraw(session, change.id)
+            log.warning("change withdrawn", community=change.community, change=change.id)
+    return len(abandoned)
 
 
 async def tasks_of(engine: Engine, community: str | None = None) -> list[TaskSchedule]:

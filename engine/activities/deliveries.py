@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
 
 import httpx
 import structlog
+from sqlmodel.ext.asyncio.session import AsyncSession
 from standardwebhooks import Webhook
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from engine.activities.heartbeat import with_heartbeat
 from engine.errors import OutboundRefusedError
 from engine.messages import Deliver
 from engine.outbound import checked_transport
-from engine.resources import Engine
-from engine.store import outbox
+from engine.resources import Engine, delivery_secrets
+from engine.store import endpoints, outbox
 from engine.store.database import utc_now
 from engine.store.outbox import DELIVERED, FAILED, PENDING, OutboxItem
 
 log = structlog.get_logger()
 
 GONE = 410
+JITTER = 0.2
+LONGEST_WAIT = timedelta(days=1)
+DISABLED = "the endpoint is disabled: it answered 410"
 
 
 class DeliveryActivities:
@@ -30,12 +39,14 @@ class DeliveryActivities:
 
     Args:
         engine: What all activities share.
-        secret: The Standard Webhooks secret that signs deliveries.
     """
 
-    def __init__(self, engine: Engine, secret: str) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._signer = Webhook(secret)
+        # A host that does not answer takes its own turns only, not those of others.
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(engine.settings.max_tries_per_host)
+        )
         self._client = httpx.AsyncClient(
             transport=checked_transport(engine.outbound),
             timeout=engine.settings.delivery_timeout_seconds,
@@ -57,72 +68,122 @@ class DeliveryActivities:
         Raises:
             ApplicationError: The driver did not take it; it is to be tried again.
         """
-        async with self._engine.database.read() as session:
-            item = await outbox.get_item(session, delivery.item_id)
+        await with_heartbeat(self._deliver(delivery.item_id))
+
+    async def _deliver(self, item_id: str) -> None:
+        database = self._engine.database
+        item = await database.recall(lambda session: outbox.get_item(session, item_id))
         if item is None or item.status != PENDING or item.url is None:
             return
-        status, error, retry_after = await self._post(item)
-        taken = status is not None and 200 <= status < 300
+        url = item.url
+        covering = await database.recall(lambda session: endpoints.endpoints_above(session, url))
+        if any(endpoint.url == url and endpoint.disabled_at for endpoint in covering):
+            await self._note(item, None, DISABLED, over=True)
+            return
+        turns = self._turns[urlsplit(url).netloc]
+        if turns.locked():
+            raise _try_again("its host is busy", self._after(utc_now() - item.queued_at))
+        async with turns:
+            secrets = delivery_secrets(self._engine, covering)
+            status, error, retry_after = await self._post(item, url, secrets)
+        waited = utc_now() - item.queued_at
         days = timedelta(days=self._engine.settings.delivery_retry_days)
-        over = status == GONE or utc_now() - item.created_at > days
-        async with self._engine.database.write() as session:
+        over = status == GONE or waited > days
+        await self._note(item, status, error, over=over)
+        if error is not None and not over:
+            raise _try_again("not delivered", max(self._after(waited), retry_after))
+
+    async def _note(
+        self, item: OutboxItem, status: int | None, error: str | None, over: bool
+    ) -> None:
+        """Store how a try went; it is not lost by a database that is out for a while."""
+
+        async def note(session: AsyncSession) -> None:
             stored = await outbox.get_item(session, item.id)
-            if stored is None:
+            if stored is None or stored.status != PENDING:
                 return
-            stored.attempted(status=status, error=None if taken else error)
-            if taken or over:
-                stored.finish(DELIVERED if taken else FAILED)
+            stored.attempted(status=status, error=error)
+            if error is None or over:
+                stored.finish(FAILED if error else DELIVERED)
+            if status == GONE and item.url is not None:
+                await endpoints.disable_address(session, item.url)
+
+        await self._engine.database.persist(note)
         told = {"delivery": item.id, "community": item.community, "status": status}
-        if taken:
+        if error is None:
             log.info("delivered", **told)
         elif over:
             log.error("delivery failed for good", error=error, **told)
         else:
             log.warning("delivery failed", error=error, **told)
-            raise ApplicationError(
-                "not delivered",
-                type="not_delivered",
-                category=ApplicationErrorCategory.BENIGN,
-                next_retry_delay=retry_after,
-            )
 
-    async def _post(self, item: OutboxItem) -> tuple[int | None, str | None, timedelta | None]:
-        """Send once; gives the HTTP status, the error and what Retry-After asks for."""
-        assert item.url is not None
+    def _after(self, waited: timedelta) -> timedelta:
+        """When to try again: after as long as it waited so far, so that the pauses double."""
+        settings = self._engine.settings
+        seconds = min(
+            max(waited.total_seconds(), settings.delivery_first_retry_seconds),
+            settings.delivery_longest_retry_seconds,
+        )
+        return timedelta(seconds=seconds * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+
+    async def _post(
+        self, item: OutboxItem, url: str, secrets: list[str]
+    ) -> tuple[int | None, str | None, timedelta]:
+        """Send once; gives the HTTP status, what went wrong, and what Retry-After asks for."""
         now = datetime.now(UTC)
         body = json.dumps(item.body, separators=(",", ":"))
         headers = {
             "Content-Type": "application/json",
             "webhook-id": item.id,
             "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": self._signer.sign(item.id, now, body),
+            "webhook-signature": " ".join(
+                Webhook(secret).sign(item.id, now, body) for secret in secrets
+            ),
+            "metagov-community": item.community,
+            "metagov-position": str(item.position),
         }
+        none = timedelta(0)
         try:
-            async with self._client.stream(
-                "POST", item.url, content=body, headers=headers
-            ) as response:
+            async with (
+                # The client's own time-outs are for each step; this one is for all of them.
+                asyncio.timeout(self._engine.settings.delivery_timeout_seconds),
+                self._client.stream("POST", url, content=body, headers=headers) as response,
+            ):
                 status, retry_after = response.status_code, response.headers.get("Retry-After")
+        except TimeoutError:
+            return None, "no answer in time", none
         except OutboundRefusedError as error:
-            return None, error.detail, None
+            return None, error.detail, none
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            return None, f"{type(error).__name__}: {error}", None
-        return status, f"HTTP {status}", _wait(retry_after, now)
+            return None, f"{type(error).__name__}: {error}", none
+        if 200 <= status < 300:
+            return status, None, none
+        return status, f"HTTP {status}", _asked_for(retry_after, now)
 
 
-def _wait(retry_after: str | None, now: datetime) -> timedelta | None:
+def _try_again(reason: str, delay: timedelta) -> ApplicationError:
+    return ApplicationError(
+        reason,
+        type="not_delivered",
+        category=ApplicationErrorCategory.BENIGN,
+        next_retry_delay=delay,
+    )
+
+
+def _asked_for(retry_after: str | None, now: datetime) -> timedelta:
     """Read a Retry-After header: seconds or an HTTP date (RFC 9110, 10.2.3), at most a day."""
     if retry_after is None:
-        return None
+        return timedelta(0)
     try:
         seconds = float(retry_after)
     except ValueError:
         try:
             moment = parsedate_to_datetime(retry_after)
         except ValueError:
-            return None
+            return timedelta(0)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         seconds = (moment - now).total_seconds()
     if not 0 < seconds < float("inf"):
-        return None
-    return timedelta(seconds=min(seconds, 86400))
+        return timedelta(0)
+    return min(timedelta(seconds=min(seconds, 1e6)), LONGEST_WAIT)

@@ -58,9 +58,10 @@ def first_try() -> bool:
 
 
 def try_again(error: EngineError, delay_seconds: float | None = None) -> ApplicationError:
-    """Make the failure with which an activity asks for another try, nothing having been done.
+    """Make the failure with which an activity asks for another try, this one having done nothing.
 
-    The last heartbeat travels to the next try, which so knows that it may run plugin code.
+    If no try before it had an effect either, the last heartbeat says so to the next one, which then
+    may run plugin code.
 
     Args:
         error: What went wrong.
@@ -69,7 +70,8 @@ def try_again(error: EngineError, delay_seconds: float | None = None) -> Applica
     Returns:
         The failure, to be raised. It carries the error's kind only, for it stays in the history.
     """
-    activity.heartbeat(NOTHING_DONE, activity.info().attempt)
+    if first_try():
+        activity.heartbeat(NOTHING_DONE, activity.info().attempt)
     return ApplicationError(
         error.kind,
         type=error.kind,

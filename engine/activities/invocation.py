@@ -243,8 +243,14 @@ async def store_effects(engine: Engine, session: AsyncSession, loaded: LoadedPlu
 
     Returns:
         Ids of the outbox items that are to be delivered.
+
+    Raises:
+        StateConflictError: Another call changed what this one relied on.
     """
-    await communities.store_state(session, loaded.instance_id, loaded.context.state.changes())
+    changes = loaded.context.state.changes()
+    await communities.store_state(
+        session, loaded.instance_id, changes.values, changes.increments, changes.expected
+    )
     receiver = engine.settings.driver_event_receiver_url
     items = []
     for event in loaded.context.events:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
+from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
@@ -30,8 +31,10 @@ from engine.activities.invocation import (
 from engine.errors import (
     EngineError,
     OutcomeUnknownError,
+    PlatformDownError,
     PluginCodeError,
     PluginTimeoutError,
+    StateConflictError,
     describe,
 )
 from engine.messages import (
@@ -39,6 +42,7 @@ from engine.messages import (
     InvocationOutcome,
     InvokeProcess,
     PollProcess,
+    ProcessRecord,
     ReadProcess,
 )
 from engine.resources import Engine
@@ -53,12 +57,15 @@ from engine.store import invocations, processes, webhooks
 from engine.store.database import utc_now
 from engine.store.invocations import DONE, Invocation
 from engine.store.processes import GovernanceProcess
+from engine.store.webhooks import FAILED, webhook_id_of
 
 log = structlog.get_logger()
 
 MOST_TRIES = 3
 MOST_WEBHOOK_TRIES = 5
 LONGEST_RETRY_SECONDS = 5.0
+MOST_LOOK_UPS = 4
+LOOK_UP_AFTER_SECONDS = 5.0
 POLL_JITTER = 0.1
 
 
@@ -131,19 +138,21 @@ class ProcessActivities:
             done = await self._done_before(invocation.process_id, invocation.invocation_id)
         if done is not None:
             return done
+        declaration = None
         try:
-            if invocation.method == "start" and not first_try():
-                raise OutcomeUnknownError(
-                    "A first try to start the process was cut off; "
-                    "whether it had an effect on the platform is not known"
-                )
             with before_plugin_code():
                 loaded = await self._load(invocation.process_id, invocation.invocation_id)
-            await self._call(loaded, invocation)
+            declaration = loaded.declaration
+            if invocation.method == "start" and not first_try():
+                await self._start_again(loaded, invocation)
+            else:
+                await self._call(loaded, invocation)
             snapshot = self._snapshot(loaded)
+            outcome = await self._commit(
+                loaded, snapshot, invocation.invocation_id, invocation.method
+            )
         except EngineError as error:
-            return await self._failed(invocation, error)
-        outcome = await self._commit(loaded, snapshot, invocation.invocation_id, invocation.method)
+            return await self._failed(invocation, error, declaration)
         log.info(
             "process invoked",
             process=invocation.process_id,
@@ -153,6 +162,22 @@ class ProcessActivities:
             status=outcome.record.status,
         )
         return outcome
+
+    async def _start_again(self, loaded: _Loaded, invocation: InvokeProcess) -> None:
+        """Look for what a first try of ``start`` made, and start only if there is nothing."""
+        if not loaded.declaration.can_find_started:
+            raise OutcomeUnknownError(
+                "A first try to start the process was cut off; "
+                "whether it had an effect on the platform is not known"
+            )
+        process: Any = loaded.process
+        what = f"the find_started of process '{loaded.declaration.name}'"
+        found = await call(loaded.plugin, what, process.find_started, process.parameters)
+        if not isinstance(found, bool):
+            raise PluginCodeError(f"{what} returned {found!r:.80}; allowed are True and False")
+        log.info("start looked up", process=invocation.process_id, found=found)
+        if not found:
+            await self._call(loaded, invocation)
 
     async def _poll(self, poll: PollProcess) -> InvocationOutcome:
         done = await self._done_before(poll.process_id, poll.invocation_id)
@@ -179,8 +204,13 @@ class ProcessActivities:
         if not news and not _had_effects(loaded, snapshot):
             raise self._no_news(loaded)
         # Without news the activity goes on polling, so it must not be marked as done.
-        mark = poll.invocation_id if news else None
-        outcome = await self._commit(loaded, snapshot, mark, "update")
+        mark = poll.invocation_id
+        if not news:
+            mark = f"{mark}#{activity.info().attempt}"
+        try:
+            outcome = await self._commit(loaded, snapshot, mark, "update")
+        except StateConflictError:
+            raise self._no_news(loaded) from None
         if not news:
             raise self._no_news(loaded)
         log.info(
@@ -245,7 +275,7 @@ class ProcessActivities:
 
     async def _webhook(self, webhook_id: str | None) -> WebhookRequest:
         async with self._engine.database.read() as session:
-            row = await webhooks.get_webhook(session, webhook_id or "")
+            row = await webhooks.get_webhook(session, webhook_id_of(webhook_id))
         if row is None:
             raise PluginCodeError("The webhook is past its retention")
         return WebhookRequest(body=row.body, headers=row.headers, query=row.query, path=row.path)
@@ -259,70 +289,128 @@ class ProcessActivities:
                 f"outcome and errors of process '{loaded.declaration.name}' are {size} bytes of "
                 f"JSON; allowed are {most}"
             )
-        loaded.state.changes()
+        loaded.state.written()
         return snapshot
 
     async def _commit(
-        self, loaded: _Loaded, snapshot: ProcessSnapshot, invocation_id: str | None, method: str
+        self, loaded: _Loaded, snapshot: ProcessSnapshot, mark: str, method: str
     ) -> InvocationOutcome:
-        async with self._engine.database.write() as session:
-            row = await processes.lock_process(session, loaded.row.id)
-            assert row is not None, "processes are never deleted while they run"
+        async def store(session: AsyncSession) -> tuple[ProcessRecord, list[str]]:
+            row = await _lock(session, loaded.row.id)
+            done = await invocations.get_invocation(session, mark)
+            if done is not None:
+                return row.record(), (done.result or {}).get("items", [])
+            if row.status == COMPLETED and method == "start":
+                return await self._store_withdrawn(session, row, snapshot, mark)
             if row.status == COMPLETED:
                 # It was ended meanwhile, its plugin disabled: nothing of this call may stand.
-                return InvocationOutcome(row.record())
+                return row.record(), []
             told = _tells_driver(row, snapshot, method)
             _apply(row, snapshot, loaded.state)
             items = await store_effects(self._engine, session, loaded.plugin)
             if told:
                 items += await tell_of_process(session, row)
-            if invocation_id is not None:
-                session.add(_mark(row, invocation_id, method, result={"items": items}))
-        await hand_out(self._engine, row.community, items)
-        return InvocationOutcome(row.record())
+            session.add(_mark(row, mark, method, result={"items": items}))
+            return row.record(), items
 
-    async def _failed(self, invocation: InvokeProcess, error: EngineError) -> InvocationOutcome:
-        retry_after = getattr(error, "retry_after_seconds", None)
+        record, items = await self._engine.database.persist(store)
+        await hand_out(self._engine, record.community, items)
+        return InvocationOutcome(record)
+
+    async def _store_withdrawn(
+        self, session: AsyncSession, row: GovernanceProcess, snapshot: ProcessSnapshot, mark: str
+    ) -> tuple[ProcessRecord, list[str]]:
+        """Tell of a start that ended after its request was given up, or its plugin disabled."""
+        row.url = snapshot.url
+        row.errors = {
+            "code": "start_outcome_unknown",
+            "message": "The process was ended while its start was under way; "
+            "what it made on the platform may still be there",
+        }
+        row.updated_at = utc_now()
+        items = await tell_of_process(session, row)
+        session.add(_mark(row, mark, "start", result={"items": items}))
+        return row.record(), items
+
+    async def _failed(
+        self,
+        invocation: InvokeProcess,
+        error: EngineError,
+        declaration: ProcessDeclaration | None,
+    ) -> InvocationOutcome:
+        retry_after: float | None = getattr(error, "retry_after_seconds", None)
         tries = activity.info().attempt
         if invocation.method == "receive_webhook" and tries < MOST_WEBHOOK_TRIES:
             raise try_again(error, retry_after)
+        if invocation.method == "close" and isinstance(error, StateConflictError):
+            raise try_again(error)
         patient = (retry_after or 0) <= LONGEST_RETRY_SECONDS
         if error.nothing_done and tries < MOST_TRIES and patient:
             raise try_again(error, retry_after)
-        async with self._engine.database.write() as session:
-            row = await processes.lock_process(session, invocation.process_id)
-            assert row is not None, "processes are never deleted while they run"
-            items: list[str] = []
-            if invocation.method == "start" and row.status != COMPLETED:
-                unknown = isinstance(error, OutcomeUnknownError | PluginTimeoutError)
-                row.complete(
-                    {
-                        "code": "start_outcome_unknown" if unknown else "start_failed",
-                        "kind": error.kind,
-                        "message": error.detail,
-                    }
-                )
-                # A start that failed is told by the request's own answer.
-                items = await tell_of_process(session, row) if unknown else []
-            session.add(
-                _mark(
-                    row,
-                    invocation.invocation_id,
-                    invocation.method,
-                    result={"items": items},
-                    error=describe(error),
-                )
+        looks_up = declaration is not None and declaration.can_find_started
+        if invocation.method == "start" and looks_up and tries < MOST_LOOK_UPS and _unknown(error):
+            # Not marked as "nothing done": the next try looks for what this one made.
+            raise ApplicationError(
+                error.kind,
+                type=error.kind,
+                category=ApplicationErrorCategory.BENIGN,
+                next_retry_delay=timedelta(seconds=LOOK_UP_AFTER_SECONDS),
             )
+        record, items = await self._engine.database.persist(
+            lambda session: self._store_failure(session, invocation, error)
+        )
         log.warning(
             "process invocation failed",
-            process=row.id,
-            name=row.name,
+            process=record.id,
+            name=record.name,
             method=invocation.method,
             kind=error.kind,
             detail=error.detail,
         )
-        await hand_out(self._engine, row.community, items)
-        return InvocationOutcome(row.record(), invocation.invocation_id)
+        await hand_out(self._engine, record.community, items)
+        return InvocationOutcome(record, invocation.invocation_id)
+
+    async def _store_failure(
+        self, session: AsyncSession, invocation: InvokeProcess, error: EngineError
+    ) -> tuple[ProcessRecord, list[str]]:
+        row = await _lock(session, invocation.process_id)
+        done = await invocations.get_invocation(session, invocation.invocation_id)
+        if done is not None:
+            return row.record(), (done.result or {}).get("items", [])
+        items: list[str] = []
+        if invocation.method == "start" and row.status != COMPLETED:
+            told_at_once = first_try() and isinstance(error, PlatformDownError)
+            unknown = _unknown(error) and not told_at_once
+            row.complete(
+                {
+                    "code": "start_outcome_unknown" if unknown else "start_failed",
+                    "kind": error.kind,
+                    "message": error.detail,
+                }
+            )
+            # A start that failed is told by the request's own answer.
+            items = await tell_of_process(session, row) if unknown else []
+        if invocation.method == "receive_webhook":
+            await self._fail_webhook(session, invocation, error)
+        session.add(
+            _mark(
+                row,
+                invocation.invocation_id,
+                invocation.method,
+                result={"items": items},
+                error=describe(error),
+            )
+        )
+        return row.record(), items
+
+    async def _fail_webhook(
+        self, session: AsyncSession, invocation: InvokeProcess, error: EngineError
+    ) -> None:
+        """Show in the journal that a process could not handle a webhook."""
+        webhook = await webhooks.get_webhook(session, webhook_id_of(invocation.webhook_id))
+        if webhook is not None:
+            webhook.status, webhook.handled_at = FAILED, utc_now()
+            webhook.error = describe(error) | {"process": invocation.process_id}
 
     def _no_news(self, loaded: _Loaded, at_least: float | None = None) -> ApplicationError:
         """The failure that has Temporal poll again when the next poll is due."""
@@ -341,7 +429,19 @@ class ProcessActivities:
         )
 
 
-async def _get(session: Any, process_id: str) -> GovernanceProcess:
+def _unknown(error: EngineError) -> bool:
+    """Whether ``start`` may have made something on the platform, though it failed."""
+    unknown = (OutcomeUnknownError, PlatformDownError, PluginTimeoutError, StateConflictError)
+    return not first_try() or (isinstance(error, unknown) and not error.nothing_done)
+
+
+async def _lock(session: AsyncSession, process_id: str) -> GovernanceProcess:
+    row = await processes.lock_process(session, process_id)
+    assert row is not None, "processes are never deleted"
+    return row
+
+
+async def _get(session: AsyncSession, process_id: str) -> GovernanceProcess:
     row = await processes.get_process(session, process_id)
     assert row is not None, "a process is stored before its workflow starts"
     return row
@@ -371,7 +471,7 @@ def _apply(row: GovernanceProcess, snapshot: ProcessSnapshot, state: State) -> N
     row.correlation_key = snapshot.correlation_key
     row.closing_at = snapshot.closing_at
     row.poll_every_seconds = snapshot.poll_every_seconds
-    changes = state.changes()
+    changes = state.written()
     if changes:
         kept = {key: value for key, value in row.state.items() if changes.get(key, "") is not None}
         row.state = kept | {key: value for key, value in changes.items() if value is not None}
@@ -403,7 +503,7 @@ def _had_effects(loaded: _Loaded, snapshot: ProcessSnapshot) -> bool:
     kept = (row.title, row.correlation_key, row.poll_every_seconds)
     return bool(
         kept != (snapshot.title, snapshot.correlation_key, snapshot.poll_every_seconds)
-        or loaded.state.changes()
+        or loaded.state.written()
         or loaded.plugin.context.state.changes()
         or loaded.plugin.context.events
     )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import structlog
+from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from engine.activities.heartbeat import give_up, with_heartbeat
+from engine.activities.heartbeat import give_up, try_again, with_heartbeat
 from engine.activities.invocation import call, hand_out, load_plugin, store_effects
-from engine.errors import EngineError
+from engine.errors import EngineError, StateConflictError
 from engine.messages import RunTask
 from engine.resources import Engine
+from engine.store import invocations
 from engine.store.communities import PluginInstance
+from engine.store.database import utc_now
+from engine.store.invocations import DONE, Invocation
 
 log = structlog.get_logger()
 
@@ -44,11 +48,14 @@ class ProducerActivities:
             instance = await session.get(PluginInstance, task.instance_id)
             if instance is None:
                 return  # Disabled meanwhile; its schedule is going.
-            info = activity.info()
-            key = f"{info.workflow_id}/{info.workflow_run_id}"
+            key = f"task:{activity.info().workflow_run_id}"
+            done = await invocations.get_invocation(session, key)
             loaded = await load_plugin(
                 self._engine, session, instance.community, instance.plugin, key
             )
+        if done is not None:
+            await hand_out(self._engine, instance.community, (done.result or {}).get("items", []))
+            return
         if loaded is None:
             return
         declaration = loaded.declaration.tasks.get(task.task)
@@ -66,10 +73,34 @@ class ProducerActivities:
                 detail=error.detail,
             )
             raise give_up(error) from None
-        async with self._engine.database.write() as session:
+
+        async def store(session: AsyncSession) -> list[str]:
+            done = await invocations.get_invocation(session, key)
+            if done is not None:
+                kept: list[str] = (done.result or {}).get("items", [])
+                return kept
             if await session.get(PluginInstance, task.instance_id) is None:
-                return
+                return []
             items = await store_effects(self._engine, session, loaded)
+            if loaded.context.events or loaded.context.state.changes():
+                session.add(
+                    Invocation(
+                        id=key,
+                        community=instance.community,
+                        instance_id=instance.id,
+                        plugin=instance.plugin,
+                        target=declaration.slug,
+                        status=DONE,
+                        result={"items": items},
+                        finished_at=utc_now(),
+                    )
+                )
+            return items
+
+        try:
+            items = await self._engine.database.persist(store)
+        except StateConflictError as error:
+            raise try_again(error) from None
         log.info(
             "task ran", community=instance.community, task=name, events=len(loaded.context.events)
         )

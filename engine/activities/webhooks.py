@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import structlog
+from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 
 from engine.activities.heartbeat import give_up, try_again, with_heartbeat
@@ -54,10 +55,9 @@ class WebhookActivities:
             row = await webhooks.get_webhook(session, webhook_id)
             if row is None or row.status != RECEIVED:
                 return
-            loaded = await load_plugin(
-                self._engine, session, row.community, row.plugin, f"webhook:{row.id}"
-            )
-            received = await invocations.get_invocation(session, f"webhook:{row.id}") is not None
+            mark = f"webhook:{row.reference}"
+            loaded = await load_plugin(self._engine, session, row.community, row.plugin, mark)
+            received = await invocations.get_invocation(session, mark) is not None
         if loaded is None or loaded.instance_id != row.instance_id:
             await self._finish(row, FAILED, {"detail": "the plugin was disabled meanwhile"})
             return
@@ -65,7 +65,7 @@ class WebhookActivities:
         failure: EngineError | None = None
         if loaded.declaration.receiver is not None and not received:
             try:
-                await self._receive(loaded, row, request)
+                await self._receive(loaded, row, request, mark)
             except EngineError as error:
                 failure = error
         # A receiver that fails must not keep the processes waiting.
@@ -82,12 +82,13 @@ class WebhookActivities:
             return
         log.warning("webhook receiver failed", webhook=row.id, plugin=row.plugin, kind=failure.kind)
         if activity.info().attempt < MOST_TRIES:
+            await self._finish(row, RECEIVED, describe(failure))
             raise try_again(failure, getattr(failure, "retry_after_seconds", None))
         await self._finish(row, FAILED, describe(failure))
         raise give_up(failure)
 
     async def _receive(
-        self, loaded: LoadedPlugin, row: ReceivedWebhook, request: WebhookRequest
+        self, loaded: LoadedPlugin, row: ReceivedWebhook, request: WebhookRequest, mark: str
     ) -> None:
         receiver = loaded.declaration.receiver
         assert receiver is not None
@@ -97,20 +98,28 @@ class WebhookActivities:
             getattr(loaded.plugin, receiver.method),
             request,
         )
-        async with self._engine.database.write() as session:
+
+        async def store(session: AsyncSession) -> list[str]:
+            done = await invocations.get_invocation(session, mark)
+            if done is not None:
+                items: list[str] = (done.result or {}).get("items", [])
+                return items
             items = await store_effects(self._engine, session, loaded)
             session.add(
                 Invocation(
-                    id=f"webhook:{row.id}",
+                    id=mark,
                     community=row.community,
                     instance_id=row.instance_id,
                     plugin=row.plugin,
                     target=receiver.method,
                     status=DONE,
+                    result={"items": items},
                     finished_at=utc_now(),
                 )
             )
-        await hand_out(self._engine, row.community, items)
+            return items
+
+        await hand_out(self._engine, row.community, await self._engine.database.persist(store))
 
     async def _tell_processes(
         self, loaded: LoadedPlugin, row: ReceivedWebhook, request: WebhookRequest
@@ -121,9 +130,21 @@ class WebhookActivities:
         keys = await self._keys(loaded, request)
         async with self._engine.database.read() as session:
             concerned = await processes.concerned_by(session, row.instance_id, slugs, keys)
+        if concerned:
+            await self._forget_failures(row, [process_id for _, _, process_id in concerned])
         for community, name, process_id in concerned:
-            await self._engine.temporal.tell_process_of_webhook(community, name, process_id, row.id)
+            await self._engine.temporal.tell_process_of_webhook(
+                community, name, process_id, row.reference
+            )
         return len(concerned)
+
+    async def _forget_failures(self, row: ReceivedWebhook, process_ids: list[str]) -> None:
+        """Let processes that failed to handle the webhook before its replay handle it again."""
+        if activity.info().attempt > 1 or not row.replayed:
+            return
+        async with self._engine.database.write() as session:
+            for process_id in process_ids:
+                await invocations.forget_failure(session, f"{process_id}:{row.reference}")
 
     async def _keys(self, loaded: LoadedPlugin, request: WebhookRequest) -> list[str] | None:
         """The correlation keys that a plugin reads in a webhook; None: it may concern any."""
@@ -143,7 +164,13 @@ class WebhookActivities:
     async def _finish(
         self, row: ReceivedWebhook, status: str, error: dict[str, object] | None
     ) -> None:
-        async with self._engine.database.write() as session:
+        async def finish(session: AsyncSession) -> None:
             stored = await webhooks.get_webhook(session, row.id)
-            if stored is not None:
-                stored.status, stored.error, stored.handled_at = status, error, utc_now()
+            # A process that failed to handle it has marked it as failed already.
+            if stored is None or stored.status != RECEIVED:
+                return
+            stored.status, stored.error, stored.tries = status, error, stored.tries + 1
+            if status != RECEIVED:
+                stored.handled_at = utc_now()
+
+        await self._engine.database.persist(finish)

@@ -25,6 +25,8 @@ with workflow.unsafe.imports_passed_through():
     from engine.workflows.closing_time import next_closing
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=15)
+# What a call did may have to wait for the database before it is stored.
+STORING = timedelta(minutes=3)
 INVOCATION_RETRY = RetryPolicy(
     initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1)
 )
@@ -198,11 +200,14 @@ class GovernanceProcess:
                 method=method,
                 webhook_id=webhook_id,
             ),
-            start_to_close_timeout=timedelta(seconds=self._process.invocation_timeout_seconds + 30),
+            start_to_close_timeout=self._longest_call(),
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             retry_policy=INVOCATION_RETRY,
             summary=method,
         )
+
+    def _longest_call(self) -> timedelta:
+        return timedelta(seconds=self._process.invocation_timeout_seconds) + STORING
 
     def _keep_polling(self) -> None:
         if self._poll is not None or not self._process.capabilities.can_update:
@@ -214,7 +219,7 @@ class GovernanceProcess:
                 process_id=self._process.process_id,
                 invocation_id=f"{self._process.process_id}:{self._progress.invocations}",
             ),
-            start_to_close_timeout=timedelta(seconds=self._process.invocation_timeout_seconds + 30),
+            start_to_close_timeout=self._longest_call(),
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             retry_policy=POLL_RETRY,
             # A poll under way is waited for, so that nothing else runs beside it.

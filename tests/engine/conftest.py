@@ -15,7 +15,7 @@ from temporalio.client import Client
 
 from api.app import create_app
 from engine.activities.deliveries import DeliveryActivities
-from engine.resources import Engine, driver_webhook_secret, open_engine
+from engine.resources import Engine, open_engine
 from engine.settings import Settings
 from engine.store.database import open_database
 from engine.store.schema import migrate
@@ -93,7 +93,7 @@ async def run_engine(
         await database.close()
         app = create_app(settings, client)
         engine = await stack.enter_async_context(open_engine(settings, lazy=False, client=client))
-        deliveries = DeliveryActivities(engine, driver_webhook_secret(settings))
+        deliveries = DeliveryActivities(engine)
         stack.push_async_callback(deliveries.close)
         for worker in make_workers(engine, deliveries):
             await stack.enter_async_context(worker)

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from standardwebhooks import Webhook
 
-from engine.resources import driver_webhook_secret
+from engine.resources import driver_webhook_secrets
 from tests.engine.conftest import RunningEngine
 from tests.servers import eventually
 
@@ -135,7 +135,7 @@ async def test_callbacks_are_signed_and_retried(running: RunningEngine) -> None:
     await running.completed(started.headers["location"])
     told = await eventually(lambda: running.driver.to(community))
     assert len(told) == 1
-    verifier = Webhook(driver_webhook_secret(running.engine.settings))
+    verifier = Webhook(driver_webhook_secrets(running.engine.settings)[0])
     pairs = list(zip(running.driver.headers[before:], running.driver.bodies[before:], strict=True))
     mine = [(h, b) for h, b in pairs if told[0]["id"].encode() in b]
     assert 1 <= len({h["webhook-id"] for h, _ in mine}) == 1, "each try under the same id"
