@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from fastapi import APIRouter, Response
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from api.dependencies import (
     CommunityHeader,
@@ -19,6 +20,7 @@ from api.dependencies import (
 from api.plugins import enabled_instance, find_action
 from engine.errors import (
     EngineError,
+    OutcomeUnknownError,
     PluginTimeoutError,
     RecordedError,
     ResourceNotFoundError,
@@ -28,7 +30,7 @@ from engine.errors import (
 from engine.resources import Engine
 from engine.sdk.parameters import fill_defaults
 from engine.store import invocations
-from engine.store.database import new_id
+from engine.store.database import is_outage, new_id
 from engine.store.invocations import DONE, Invocation
 
 router = APIRouter(include_in_schema=False)
@@ -102,7 +104,9 @@ async def _perform(
 async def _run(engine: Engine, community: str, name: str, invocation_id: str) -> Response:
     try:
         await engine.temporal.perform_action(community, name, invocation_id)
-    except (PluginTimeoutError, UnavailableError) as error:
+    except UnavailableError as error:
+        await _withdraw(engine, invocation_id, error)
+    except PluginTimeoutError as error:
         await _give_up(engine, invocation_id, error)
     return await _answer(engine, invocation_id)
 
@@ -116,17 +120,41 @@ async def _repeat(engine: Engine, community: str, name: str, invocation_id: str)
     return await _run(engine, community, name, invocation_id)
 
 
+async def _withdraw(engine: Engine, invocation_id: str, error: EngineError) -> None:
+    """See to it that the action is never performed, and that its key can be used again."""
+
+    async def withdraw(session: AsyncSession) -> None:
+        if await invocations.mark_done(session, invocation_id, error=describe(error)):
+            await invocations.withdraw(session, invocation_id)
+
+    await engine.database.persist(withdraw)
+
+
 async def _give_up(engine: Engine, invocation_id: str, error: EngineError) -> None:
     """Record why there is no result, unless one came after all."""
-    async with engine.database.write() as session:
+
+    async def give_up(session: AsyncSession) -> None:
         await invocations.mark_done(session, invocation_id, error=describe(error))
+
+    await engine.database.persist(give_up)
 
 
 async def _answer(engine: Engine, invocation_id: str) -> Response:
-    async with engine.database.read() as session:
-        done = await invocations.get_invocation(session, invocation_id)
+    try:
+        done = await engine.database.recall(
+            lambda session: invocations.get_invocation(session, invocation_id)
+        )
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        raise OutcomeUnknownError(
+            "The action ended, but the database does not answer, so its result cannot be read; "
+            "the same request with the same Idempotency-Key will give it"
+        ) from None
     if done is None or done.status != DONE:
-        raise EngineError("The action ended without a result")
+        raise OutcomeUnknownError(
+            "The action ended without a result; whether it had an effect is not known"
+        )
     if done.error is not None:
         raise RecordedError(done.error)
     value = (done.result or {}).get("value")

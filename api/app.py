@@ -14,7 +14,19 @@ from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from temporalio.client import Client
 
-from api import actions, communities, health, plugins, processes, webhooks
+from api import (
+    actions,
+    communities,
+    deliveries,
+    endpoints,
+    events,
+    health,
+    journal,
+    plugins,
+    processes,
+    webhooks,
+)
+from api.feed import Feed
 from api.openapi import install_openapi
 from api.problems import install_problem_handlers
 from engine.discovery import load_plugins
@@ -29,6 +41,10 @@ ROUTERS = [
     plugins.router,  # /api/internal/plugins
     actions.router,  # /api/internal/action, /api/action
     processes.router,  # /api/internal/process
+    events.router,  # /api/internal/events
+    deliveries.router,  # /api/internal/deliveries
+    endpoints.router,  # /api/internal/endpoints
+    journal.router,  # /api/internal/webhooks
     webhooks.router,  # /api/hooks
     health.router,  # /healthz, /readyz
 ]
@@ -60,8 +76,11 @@ def create_app(settings: Settings | None = None, client: Client | None = None) -
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         async with open_engine(chosen, lazy=True, client=client) as engine:
+            app.state.feed = feed = Feed(engine.database)
+            engine.schedules.reconcile_when_reachable()
             log.info("api ready", url=chosen.api_url)
-            yield {"engine": engine}
+            yield {"engine": engine, "feed": feed}
+            await feed.close()
 
     app = FastAPIOffline(
         title="Metagov Engine",

@@ -9,7 +9,13 @@ from typing import Any
 
 from fastapi import APIRouter, Response, status
 
-from api.dependencies import EngineDependency, JsonObject, check
+from api.dependencies import (
+    EngineDependency,
+    IdempotencyKeyHeader,
+    JsonObject,
+    check,
+    idempotency_of,
+)
 from api.plugins import describe_actions, describe_events, describe_processes
 from api.problems import problem_responses
 from engine.errors import (
@@ -23,8 +29,10 @@ from engine.errors import (
 from engine.resources import Engine, webhook_path
 from engine.sdk.parameters import fill_defaults, secret_properties
 from engine.sdk.registry import PluginDeclaration, Registry
-from engine.store import communities
-from engine.store.communities import NAME_MAX_LENGTH, CommunityChange, PluginInstance
+from engine.store import communities, invocations
+from engine.store.communities import ACCEPTED, NAME_MAX_LENGTH, CommunityChange, PluginInstance
+from engine.store.database import new_id
+from engine.store.invocations import Idempotency
 from engine.store.secrets import mask, unmask
 
 router = APIRouter(prefix="/api/internal/community", tags=["communities"])
@@ -83,7 +91,11 @@ CHANGE_MARGIN_SECONDS = 30
     openapi_extra=BODY,
 )
 async def put_community(
-    name: str, body: JsonObject, engine: EngineDependency, response: Response
+    name: str,
+    body: JsonObject,
+    engine: EngineDependency,
+    response: Response,
+    idempotency_key: IdempotencyKeyHeader = None,
 ) -> dict[str, Any]:
     """Plugins named are enabled, plugins left out are disabled: all of it, or nothing."""
     if body.get("name", None) != name:
@@ -91,9 +103,8 @@ async def put_community(
             f"Expected name {name}, found {body.get('name')}",
             [Violation("/name", f"must be {name}, as in the path")],
         )
-    created = await _change(engine, name, await _desired(engine, name, body))
-    response.status_code = status.HTTP_201_CREATED if created else status.HTTP_200_OK
-    return await _community(engine, name)
+    idempotency = idempotency_of(engine, f"community {name}", idempotency_key, body)
+    return await _put(engine, name, body, response, idempotency)
 
 
 @router.post(
@@ -104,17 +115,18 @@ async def put_community(
     openapi_extra=BODY,
 )
 async def post_community(
-    body: JsonObject, engine: EngineDependency, response: Response
+    body: JsonObject,
+    engine: EngineDependency,
+    response: Response,
+    idempotency_key: IdempotencyKeyHeader = None,
 ) -> dict[str, Any]:
     """Without a name a hard-to-guess one is made."""
+    idempotency = idempotency_of(engine, "communities", idempotency_key, body)
     name = body.get("name")
     if name is None:
         name = random_source.token_hex(8)
         body = {**body, "name": name}
-    desired = await _desired(engine, name, body)
-    created = await _change(engine, name, desired)
-    response.status_code = status.HTTP_201_CREATED if created else status.HTTP_200_OK
-    return await _community(engine, name)
+    return await _put(engine, name, body, response, idempotency)
 
 
 @router.get("/{name}", summary="Read a community", responses=problem_responses(404))
@@ -131,7 +143,7 @@ async def get_community(name: str, engine: EngineDependency) -> dict[str, Any]:
 )
 async def delete_community(name: str, engine: EngineDependency) -> None:
     """Pending processes end with ``plugin_disabled``, and their drivers are told."""
-    await _change(engine, name, None)
+    await _change(engine, name, None, None)
 
 
 @router.get("/{name}/hooks", summary="List webhook URLs", responses=problem_responses(404))
@@ -206,9 +218,26 @@ def _check_webhook_slug(config: dict[str, Any], path: str) -> None:
         raise BadRequestError(f"{path}: {message}", [Violation(path, message)])
 
 
-async def _change(engine: Engine, name: str, desired: dict[str, Any] | None) -> bool:
-    """Have a change applied after those before it; True if it created the community."""
+async def _put(
+    engine: Engine,
+    name: str,
+    body: dict[str, Any],
+    response: Response,
+    idempotency: Idempotency | None,
+) -> dict[str, Any]:
+    """Bring a community into its desired state; gives it as stored."""
+    done = await _change(engine, name, await _desired(engine, name, body), idempotency)
+    response.status_code = status.HTTP_201_CREATED if done.created else status.HTTP_200_OK
+    # The first request with this key may have been given another name.
+    return await _community(engine, done.community)
+
+
+async def _change(
+    engine: Engine, name: str, desired: dict[str, Any] | None, idempotency: Idempotency | None
+) -> CommunityChange:
+    """Have a change applied after those before it; gives what came of it."""
     change = CommunityChange(
+        id=new_id(),
         community=name,
         desired_encrypted=engine.secrets.encrypt(desired) if desired is not None else None,
     )
@@ -216,29 +245,37 @@ async def _change(engine: Engine, name: str, desired: dict[str, Any] | None) -> 
         async with engine.database.read() as session:
             if await communities.get_community(session, name) is None:
                 raise ResourceNotFoundError(f"Community '{name:.128}' not found")
-    async with engine.database.write() as session:
-        session.add(change)
-    calls = len(desired["plugins"]) if desired else 0
+    change_id = await invocations.accept_once(engine.database, change, change.id, idempotency)
+    done = await _read_change(engine, change_id)
+    if done.status == ACCEPTED:
+        await _apply(engine, done, calls=len(desired["plugins"]) if desired else 0)
+        done = await _read_change(engine, change_id)
+    if done.error is not None:
+        raise RecordedError(done.error)
+    return done
+
+
+async def _apply(engine: Engine, change: CommunityChange, calls: int) -> None:
     seconds = engine.settings.invocation_timeout_seconds * max(1, calls) + CHANGE_MARGIN_SECONDS
     try:
-        await engine.temporal.apply_change(name, change.id, timedelta(seconds=seconds))
+        await engine.temporal.apply_change(change.community, change.id, timedelta(seconds=seconds))
     except EngineError as error:
         if not isinstance(error, PluginTimeoutError):
             await _withdraw(engine, change.id)
         raise
-    async with engine.database.read() as session:
-        done = await session.get_one(CommunityChange, change.id)
-    if done.error is not None:
-        raise RecordedError(done.error)
-    return done.created
+
+
+async def _read_change(engine: Engine, change_id: str) -> CommunityChange:
+    return await engine.database.recall(lambda session: session.get_one(CommunityChange, change_id))
 
 
 async def _withdraw(engine: Engine, change_id: str) -> None:
     """Take back a change that was not handed over, so that nothing half-done remains."""
     async with engine.database.write() as session:
         change = await session.get(CommunityChange, change_id)
-        if change is not None and change.status == "accepted":
+        if change is not None and change.status == ACCEPTED:
             await session.delete(change)
+            await invocations.withdraw(session, change_id)
 
 
 async def _enabled(engine: Engine, name: str) -> list[tuple[PluginDeclaration, dict[str, Any]]]:

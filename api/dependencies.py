@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Query, Request
 
 from engine.errors import (
     BadRequestError,
@@ -17,9 +19,27 @@ from engine.errors import (
 )
 from engine.resources import Engine
 from engine.sdk.parameters import validate
+from engine.store.database import utc_now
 from engine.store.invocations import Idempotency
 
 LONGEST_KEY = 255
+
+
+@dataclass(frozen=True)
+class TimeRange:
+    """What of a time is to be done again.
+
+    Attributes:
+        since: From this moment on.
+        until: To just before this moment.
+        status: Only what has this status.
+        community: Only this community's; None: all.
+    """
+
+    since: datetime
+    until: datetime
+    status: str
+    community: str | None
 
 
 def get_engine(request: Request) -> Engine:
@@ -144,6 +164,40 @@ def idempotency_of(
     return Idempotency(scope, key, digest, engine.settings.idempotency_hours)
 
 
+def time_range(body: Mapping[str, Any], statuses: Sequence[str]) -> TimeRange:
+    """Read a time range from a request's body.
+
+    Args:
+        body: ``{"since", "until"?, "status"?, "community"?}``.
+        statuses: The statuses that may be named; the first one is the default.
+
+    Returns:
+        The range; ``until`` is now if it was not given.
+
+    Raises:
+        BadRequestError: A moment is none, or the range runs backwards.
+    """
+    moment = {"type": "string", "format": "date-time"}
+    schema = {
+        "type": "object",
+        "properties": {
+            "since": moment,
+            "until": moment,
+            "status": {"enum": list(statuses)},
+            "community": {"type": "string"},
+        },
+        "required": ["since"],
+        "additionalProperties": False,
+    }
+    check(body, schema)
+    since = datetime.fromisoformat(body["since"])
+    until = datetime.fromisoformat(body["until"]) if "until" in body else utc_now()
+    if until <= since:
+        message = "must be later than since"
+        raise BadRequestError(f"/until: {message}", [Violation("/until", message)])
+    return TimeRange(since, until, body.get("status", statuses[0]), body.get("community"))
+
+
 def split_name(name: str) -> tuple[str, str]:
     """Split ``{plugin}.{slug}``.
 
@@ -192,3 +246,6 @@ IdempotencyKeyHeader = Annotated[
         description="The same key with the same body gives the first request's answer.",
     ),
 ]
+CommunityFilter = Annotated[str | None, Query(description="Only this community's.")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of an earlier page.")]
+Limit = Annotated[int, Query(ge=1, le=500, description="Most rows on the page.")]

@@ -6,12 +6,16 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from api.dependencies import (
+    CommunityFilter,
     CommunityHeader,
+    Cursor,
     EngineDependency,
     IdempotencyKeyHeader,
     JsonObject,
+    Limit,
     check,
     idempotency_of,
     split_name,
@@ -20,14 +24,16 @@ from api.plugins import enabled_instance, find_process
 from api.problems import problem_responses
 from engine.errors import (
     BadRequestError,
+    EngineError,
     NotSupportedError,
     OutboundRefusedError,
     PluginError,
     RecordedError,
     ResourceNotFoundError,
+    UnavailableError,
     Violation,
 )
-from engine.messages import COMPLETED
+from engine.messages import COMPLETED, CREATED
 from engine.resources import Engine, capabilities_of
 from engine.sdk.parameters import fill_defaults
 from engine.store import invocations, processes
@@ -42,13 +48,13 @@ LONGEST_WAIT_SECONDS = 60
 @router.get("", summary="List processes", responses=problem_responses(400))
 async def list_processes(
     engine: EngineDependency,
-    community: Annotated[str | None, Query(description="Only this community's.")] = None,
+    community: CommunityFilter = None,
     plugin: Annotated[str | None, Query(description="Only this plugin's.")] = None,
     status: Annotated[
         Literal["created", "pending", "completed"] | None, Query(description="Only these.")
     ] = None,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of an earlier page.")] = None,
-    limit: Annotated[int, Query(ge=1, le=500, description="Most records on the page.")] = 50,
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> dict[str, Any]:
     """The newest first; ``next_cursor`` is null on the last page."""
     async with engine.database.read() as session:
@@ -95,9 +101,13 @@ async def start_process(
     if process_id != record.id:
         record = (await _get(engine, name, process_id)).record()
     title = parameters.get("title")
-    outcome = await engine.temporal.start_process(
-        record, capabilities_of(declaration), title[:100] if isinstance(title, str) else None
-    )
+    try:
+        outcome = await engine.temporal.start_process(
+            record, capabilities_of(declaration), title[:100] if isinstance(title, str) else None
+        )
+    except UnavailableError as error:
+        await _withdraw(engine, process_id, error)
+        raise
     if outcome.failure is not None:
         raise await _recorded(engine, outcome.failure)
     response.headers["Location"] = f"/api/internal/process/{name}/{process_id}"
@@ -144,9 +154,22 @@ async def _get(engine: Engine, name: str, process_id: str) -> GovernanceProcess:
     return row
 
 
+async def _withdraw(engine: Engine, process_id: str, error: EngineError) -> None:
+    """See to it that a process is never started, and that its key can be used again."""
+
+    async def withdraw(session: AsyncSession) -> None:
+        row = await processes.lock_process(session, process_id)
+        if row is not None and row.status == CREATED:
+            row.complete({"code": "start_failed", "kind": error.kind, "message": error.detail})
+            await invocations.withdraw(session, process_id)
+
+    await engine.database.persist(withdraw)
+
+
 async def _recorded(engine: Engine, invocation_id: str, prefix: str = "") -> RecordedError:
-    async with engine.database.read() as session:
-        done = await invocations.get_invocation(session, invocation_id)
+    done = await engine.database.recall(
+        lambda session: invocations.get_invocation(session, invocation_id)
+    )
     assert done is not None and done.error is not None, "a failure is recorded before it is told"
     return RecordedError({**done.error, "detail": prefix + str(done.error["detail"])})
 

@@ -8,24 +8,31 @@ from typing import Any
 
 import structlog
 from fastapi import APIRouter, Request, Response
+from sqlalchemy.exc import IntegrityError
 
 from api.dependencies import EngineDependency, read_body
 from api.problems import problem_responses
 from engine.activities.invocation import LoadedPlugin, build_plugin, call
-from engine.errors import InvocationError, ResourceNotFoundError, SignatureError
+from engine.errors import (
+    InvocationError,
+    ResourceNotFoundError,
+    SignatureError,
+    UnavailableError,
+)
 from engine.resources import Engine
 from engine.sdk.plugin import Community, Plugin
 from engine.sdk.registry import PluginDeclaration, Registry
 from engine.sdk.webhook import WebhookRequest, WebhookResponse
-from engine.store import communities
+from engine.store import communities, webhooks
 from engine.store.communities import PluginInstance
 from engine.store.database import new_id, utc_now
-from engine.store.webhooks import ReceivedWebhook, without_secrets
+from engine.store.webhooks import RECEIVED, ReceivedWebhook, without_secrets
 
 log = structlog.get_logger()
 
 router = APIRouter(prefix="/api/hooks", tags=["webhooks"])
 
+LONGEST_DELIVERY_ID = 255
 NOT_FOUND = "There is nothing at this address"
 RESPONSES = problem_responses(401, 404, 413, 503)
 
@@ -146,15 +153,59 @@ async def _accept(
         instance_id=instance.id,
         community=instance.community,
         plugin=instance.plugin,
+        delivery_id=await _delivery_id(loaded, webhook),
         path=webhook.path,
         query=dict(webhook.query),
         headers=without_secrets(webhook.headers),
         body=webhook.body,
     )
-    async with engine.database.write() as session:
-        session.add(row)
-    await engine.temporal.receive_webhook(instance.community, instance.plugin, row.id)
+    webhook_id = await _store_once(engine, row)
+    if webhook_id is not None:
+        try:
+            await engine.temporal.receive_webhook(instance.community, instance.plugin, webhook_id)
+        except UnavailableError:
+            # It is stored, so it is not lost: it is handled when the server answers again.
+            log.warning("webhook waits for temporal", webhook=webhook_id)
+            engine.schedules.reconcile_when_reachable()
     return Response(status_code=200)
+
+
+async def _delivery_id(loaded: LoadedPlugin, webhook: WebhookRequest) -> str | None:
+    """The platform's own id of a webhook, if it can be read."""
+    try:
+        found = await call(
+            loaded,
+            f"webhook_id of '{loaded.declaration.name}'",
+            loaded.plugin.webhook_id,
+            webhook,
+        )
+    except InvocationError:
+        return None
+    return found if isinstance(found, str) and 0 < len(found) <= LONGEST_DELIVERY_ID else None
+
+
+async def _store_once(engine: Engine, row: ReceivedWebhook) -> str | None:
+    """Store a webhook unless it came before; gives the id of the one to handle, if there is one."""
+    instance_id, delivery_id, webhook_id = row.instance_id, row.delivery_id, row.id
+    if delivery_id is not None:
+        first = await _first(engine, instance_id, delivery_id)
+        if first is not None:
+            return first.id if first.status == RECEIVED else None
+    try:
+        async with engine.database.write() as session:
+            session.add(row)
+    except IntegrityError:
+        # The same one came twice at the same moment: the other was first.
+        first = await _first(engine, instance_id, delivery_id) if delivery_id else None
+        if first is None:
+            raise
+        return first.id if first.status == RECEIVED else None
+    return webhook_id
+
+
+async def _first(engine: Engine, instance_id: str, delivery_id: str) -> ReceivedWebhook | None:
+    async with engine.database.read() as session:
+        return await webhooks.find_delivery(session, instance_id, delivery_id)
 
 
 async def _verified(loaded: LoadedPlugin, config: dict[str, Any], webhook: WebhookRequest) -> bool:

@@ -31,19 +31,9 @@ def run() -> None:
 @app.command()
 def api() -> None:
     """Run one API process, on METAGOV_HOST and METAGOV_PORT."""
-    import uvicorn
+    from api.server import run as serve
 
-    from api.app import create_app
-
-    settings = load_settings()
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=20,
-    )
+    serve(load_settings())
 
 
 @app.command()

@@ -1,0 +1,122 @@
+"""Reading what drivers are told: page by page, by long poll, or as a stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from api.dependencies import CommunityFilter, EngineDependency, Limit
+from api.feed import Feed
+from api.problems import problem_responses
+from engine.store import outbox
+from engine.store.outbox import OutboxItem
+from engine.store.paging import bad_cursor
+
+router = APIRouter(prefix="/api/internal/events", tags=["events"])
+
+LONGEST_WAIT_SECONDS = 60
+PAGE = 100
+LATEST = "latest"
+
+
+async def read_position(
+    request: Request,
+    engine: EngineDependency,
+    after: Annotated[
+        str | None,
+        Query(
+            description="Cursor of the last item that was read; `latest` skips all there is; "
+            "default: from the oldest that is kept."
+        ),
+    ] = None,
+    last_event_id: Annotated[
+        str | None, Header(description="As `after`, which it goes before.")
+    ] = None,
+) -> int:
+    """Read where a reader stands.
+
+    Args:
+        request: The request.
+        engine: The engine.
+        after: The cursor.
+        last_event_id: The cursor as browsers send it when they connect again.
+
+    Returns:
+        The number of the last item that it read.
+
+    Raises:
+        BadRequestError: The cursor is none that was given.
+    """
+    cursor = last_event_id or after
+    if cursor is None:
+        return 0
+    if cursor == LATEST:
+        feed: Feed = request.state.feed
+        return await feed.latest()
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
+        raise bad_cursor("after")
+    async with engine.database.read() as session:
+        latest = await outbox.latest_sequence(session)
+    if int(cursor) > latest:
+        raise bad_cursor("after")
+    return int(cursor)
+
+
+Position = Annotated[int, Depends(read_position)]
+
+
+@router.get("", summary="Read events and callbacks on", responses=problem_responses(400))
+async def read_events(
+    request: Request,
+    position: Position,
+    community: CommunityFilter = None,
+    limit: Limit = 50,
+    wait: Annotated[
+        float,
+        Query(ge=0, le=LONGEST_WAIT_SECONDS, description="Seconds to wait if there are none yet."),
+    ] = 0,
+) -> dict[str, Any]:
+    """In order; ``next_cursor`` is what to send as ``after`` next time."""
+    feed: Feed = request.state.feed
+    items = await feed.read(position, community=community, limit=limit, wait=wait)
+    following = items[-1].sequence if items else position
+    return {"events": [_shown(item) for item in items], "next_cursor": str(following)}
+
+
+@router.get(
+    "/stream",
+    response_class=EventSourceResponse,
+    summary="Read events and callbacks as server-sent events",
+    responses=problem_responses(400),
+)
+async def stream_events(
+    request: Request,
+    position: Position,
+    community: CommunityFilter = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """Each with its cursor as ``id``, and ``event`` or ``process`` as its type."""
+    feed: Feed = request.state.feed
+    yield ServerSentEvent(comment="from here on", retry=1000)
+    while not feed.closed:
+        items = await feed.read(position, community=community, limit=PAGE, wait=30)
+        for item in items:
+            position = item.sequence or position
+            yield ServerSentEvent(
+                raw_data=json.dumps(_shown(item)), event=item.kind, id=str(position)
+            )
+
+
+def _shown(item: OutboxItem) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "cursor": str(item.sequence),
+        "type": item.kind,
+        "community": item.community,
+        "position": item.position,
+        "created_at": item.created_at.isoformat(),
+        "data": item.body,
+    }

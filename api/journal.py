@@ -1,0 +1,132 @@
+"""The webhook journal: what platforms sent, what became of it, and handling it again."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+
+from api.dependencies import (
+    CommunityFilter,
+    Cursor,
+    EngineDependency,
+    JsonObject,
+    Limit,
+    time_range,
+)
+from api.problems import problem_responses
+from engine.errors import ConflictError, ResourceNotFoundError
+from engine.resources import Engine
+from engine.store import communities, webhooks
+from engine.store.webhooks import FAILED, HANDLED, RECEIVED, ReceivedWebhook
+
+router = APIRouter(prefix="/api/internal/webhooks", tags=["webhooks"])
+
+RANGE_EXAMPLE = {"since": "2027-01-01T00:00:00Z", "until": "2027-01-02T00:00:00Z"}
+
+
+@router.get("", summary="List received webhooks", responses=problem_responses(400))
+async def list_webhooks(
+    engine: EngineDependency,
+    status: Annotated[
+        Literal["received", "handled", "failed"] | None, Query(description="Only these.")
+    ] = None,
+    community: CommunityFilter = None,
+    plugin: Annotated[str | None, Query(description="Only this plugin's.")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> dict[str, Any]:
+    """The newest first; ``next_cursor`` is null on the last page."""
+    async with engine.database.read() as session:
+        rows, following = await webhooks.list_webhooks(
+            session, community=community, plugin=plugin, status=status, cursor=cursor, limit=limit
+        )
+    return {"webhooks": [_shown(row) for row in rows], "next_cursor": following}
+
+
+@router.get("/{webhook_id}", summary="Read a received webhook", responses=problem_responses(404))
+async def get_webhook(webhook_id: str, engine: EngineDependency) -> dict[str, Any]:
+    """One webhook with headers and body; a body that is no text comes as ``body_base64``."""
+    row = await _get(engine, webhook_id)
+    try:
+        body = {"body": row.body.decode()}
+    except UnicodeDecodeError:
+        body = {"body_base64": base64.b64encode(row.body).decode()}
+    return {**_shown(row), "headers": row.headers, "query": row.query, **body}
+
+
+@router.post(
+    "/replay",
+    status_code=202,
+    summary="Handle the webhooks of a time range again",
+    responses=problem_responses(400, 413, 415, 503),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"type": "object"}, "example": RANGE_EXAMPLE}
+            },
+        }
+    },
+)
+async def replay_range(body: JsonObject, engine: EngineDependency) -> dict[str, Any]:
+    """Those that failed, or with ``"status": "handled"`` those that were handled."""
+    wanted = time_range(body, [FAILED, HANDLED])
+    async with engine.database.write() as session:
+        count = await webhooks.replay_range(
+            session,
+            since=wanted.since,
+            until=wanted.until,
+            status=wanted.status,
+            community=wanted.community,
+        )
+    if count:
+        await engine.temporal.send_pending()
+    return {"replayed": count}
+
+
+@router.post(
+    "/{webhook_id}/replay",
+    status_code=202,
+    summary="Handle a received webhook again",
+    responses=problem_responses(404, 409, 503),
+)
+async def replay(webhook_id: str, engine: EngineDependency) -> dict[str, Any]:
+    """Of one that failed, what failed; of one that was handled, all. A try under way is let be."""
+    row = await _get(engine, webhook_id)
+    async with engine.database.write() as session:
+        instance = await communities.find_instance(session, row.community, row.plugin)
+        if instance is None or instance.id != row.instance_id:
+            raise ConflictError(
+                f"Plugin '{row.plugin}' of community '{row.community}' is not as it was: "
+                "disabled, or enabled anew, since it received this webhook"
+            )
+        stored = await session.get_one(ReceivedWebhook, webhook_id, with_for_update=True)
+        if stored.status != RECEIVED:
+            stored.replay()
+    await engine.temporal.replay_webhook(row.community, row.plugin, row.id)
+    return _shown(await _get(engine, webhook_id))
+
+
+async def _get(engine: Engine, webhook_id: str) -> ReceivedWebhook:
+    async with engine.database.read() as session:
+        row = await webhooks.get_webhook(session, webhook_id)
+    if row is None:
+        raise ResourceNotFoundError(f"No webhook {webhook_id:.64}")
+    return row
+
+
+def _shown(row: ReceivedWebhook) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "community": row.community,
+        "plugin": row.plugin,
+        "delivery_id": row.delivery_id,
+        "status": row.status,
+        "tries": row.tries,
+        "error": row.error,
+        "size": len(row.body),
+        "received_at": row.received_at.isoformat(),
+        "handled_at": row.handled_at.isoformat() if row.handled_at else None,
+    }
