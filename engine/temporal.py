@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -34,6 +35,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from engine.errors import PluginTimeoutError, UnavailableError
 from engine.messages import (
+    CREATED,
     ApplyChange,
     Capabilities,
     Deliver,
@@ -297,15 +299,18 @@ class Temporal:
     def _process_input(
         self, record: ProcessRecord, capabilities: Capabilities
     ) -> RunGovernanceProcess:
-        # A row that is past its start must not be started again by a new workflow.
-        started = None if record.status == "created" else record
+        progress = ProcessProgress()
+        if record.status != CREATED:
+            # Past its start: a new workflow goes on where the lost one was. It numbers its
+            # invocations from the present second on, for the lost one's numbers are marked as done.
+            progress = ProcessProgress(record=record, invocations=int(time.time()))
         return RunGovernanceProcess(
             process_id=record.id,
             community=record.community,
             name=record.name,
             capabilities=capabilities,
             invocation_timeout_seconds=self._settings.invocation_timeout_seconds,
-            progress=ProcessProgress(record=started),
+            progress=progress,
         )
 
     async def close_process(self, record: ProcessRecord) -> InvocationOutcome:
@@ -509,7 +514,8 @@ class Temporal:
                     await handle.cancel(reason="it is to be tried now")
                     cancelled = True
             except RPCError as error:
-                if error.status != RPCStatusCode.NOT_FOUND:
+                # It ended in this very moment: the next start will be taken.
+                if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.FAILED_PRECONDITION):
                     raise _unavailable(error) from error
             if asyncio.get_running_loop().time() > deadline:
                 return False

@@ -110,7 +110,7 @@ class ProcessDeclaration:
     @property
     def can_find_started(self) -> bool:
         """Whether the class can look for what a first try of ``start`` made."""
-        return hasattr(self.cls, "find_started")
+        return getattr(self.cls, "find_started", None) is not None
 
     @property
     def receives_webhooks(self) -> bool:

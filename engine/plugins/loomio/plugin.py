@@ -166,6 +166,7 @@ class Poll(GovernanceProcess):
         if parameters.discussion_id is not None:
             fields["topic_id"] = self.plugin_inst.topic_of(parameters.discussion_id)
             del fields["group_id"]
+        fields["details"] = f"{fields['details'] or ''}\n\n{self._mark}".strip()
         body = {"poll": fields, "notify_recipients": parameters.notify_on_open}
         if parameters.recipient_user_ids:
             # Loomio reads invitations from here, not from the poll's own fields.
@@ -173,7 +174,46 @@ class Poll(GovernanceProcess):
         answer = self.http.post("polls", json=body).json()
         poll = answer["polls"][0]
         self._refuse_orphan(poll, fields)
-        self.title = parameters.title
+        self._adopt(poll)
+
+    def find_started(self, parameters: Parameters) -> bool:
+        """Find the poll of a start that was cut off, by the mark in its details.
+
+        Raises:
+            PlatformRejectedError: It would be in a thread, where Loomio lists no polls.
+        """
+        if parameters.topic_id is not None or parameters.discussion_id is not None:
+            raise PlatformRejectedError(
+                "Loomio does not list the polls of a thread, so whether the poll was made there "
+                "is not known"
+            )
+        seen = 0
+        while True:
+            page = self.http.get(
+                "polls",
+                params={
+                    "group_id": self.plugin_inst.config["group_id"],
+                    "status": "all",
+                    "limit": PAGE,
+                    "offset": seen,
+                },
+            ).json()
+            for poll in page["polls"]:
+                if self._mark in (poll.get("details") or ""):
+                    self._adopt(poll)
+                    return True
+            seen += len(page["polls"])
+            if not page["polls"] or seen >= page["meta"]["total"]:
+                return False
+
+    @property
+    def _mark(self) -> str:
+        """Unseen by readers, for it is a comment in Markdown; the same on every try of a start."""
+        return f"<!-- metagov {self.idempotency_key} -->"
+
+    def _adopt(self, poll: dict[str, Any]) -> None:
+        """Make a fresh poll this process' own."""
+        self.title = poll["title"]
         self.url = f"{self.plugin_inst.server}/p/{poll['key']}"
         self.correlation_key = poll["key"]
         self.state.set("poll_id", poll["id"])

@@ -1,0 +1,219 @@
+"""The webhook journal: handled once however often it comes, visible when it fails, replayed."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from engine.activities.reconciliation import ReconciliationActivities
+from engine.store.database import utc_now
+from engine.store.webhooks import ReceivedWebhook
+from tests.engine.conftest import RunningEngine
+from tests.servers import eventually
+
+WEBHOOKS = "/api/internal/webhooks"
+
+
+class Place:
+    """A community with the plugin ``durable``, and the platform behind it."""
+
+    def __init__(self, running: RunningEngine, community: str, platform: Path) -> None:
+        self.running = running
+        self.community = community
+        self.platform = platform
+
+    def effects(self) -> list[str]:
+        return self.platform.read_text().split() if self.platform.exists() else []
+
+    def lines(self) -> list[str]:
+        return self.platform.read_text().split("\n")[:-1] if self.platform.exists() else []
+
+    def mend(self, text: str) -> None:
+        with self.platform.open("a") as file:
+            file.write(f"mended {text}\n")
+
+    async def hook(self, text: str, **headers: str) -> int:
+        answer = await self.running.http.post(
+            f"/api/hooks/{self.community}/durable", content=text, headers=headers
+        )
+        return answer.status_code
+
+    async def listed(self, **params: Any) -> list[dict[str, Any]]:
+        answer = await self.running.http.get(
+            WEBHOOKS, params={"community": self.community, **params}
+        )
+        assert answer.status_code == 200, answer.text
+        found: list[dict[str, Any]] = answer.json()["webhooks"]
+        return found
+
+    async def only(self, status: str, seconds: float = 15) -> dict[str, Any]:
+        found = await eventually(lambda: self.listed(status=status), seconds)
+        assert len(found) == 1
+        webhook: dict[str, Any] = found[0]
+        return webhook
+
+    async def heard(self) -> list[str]:
+        page = await self.running.http.get(
+            "/api/internal/events", params={"community": self.community, "limit": 500}
+        )
+        events = [i["data"] for i in page.json()["events"] if i["type"] == "event"]
+        return [event["data"]["text"] for event in events]
+
+
+@pytest.fixture
+async def place(running: RunningEngine, tmp_path: Path) -> Place:
+    platform = tmp_path / "platform"
+    community = await running.community({"name": "durable", "config": {"platform": str(platform)}})
+    return Place(running, community, platform)
+
+
+async def test_the_same_webhook_fifty_times_at_once_is_handled_once(place: Place) -> None:
+    delivery = {"X-Delivery": str(uuid4())}
+    answers = await asyncio.gather(*(place.hook("hello", **delivery) for _ in range(50)))
+    assert set(answers) == {200}
+    webhook = await place.only("handled")
+    assert webhook["delivery_id"] == delivery["X-Delivery"]
+    assert await place.hook("hello", **delivery) == 200
+    assert await place.heard() == ["hello"]
+    assert place.lines() == ["received hello"]
+    # Another one, with the same content but another id, is another one.
+    await place.hook("hello", **{"X-Delivery": str(uuid4())})
+    await eventually(lambda: len(place.lines()) == 2)
+
+
+async def test_webhooks_without_an_id_are_each_handled(place: Place) -> None:
+    await asyncio.gather(*(place.hook("hello") for _ in range(3)))
+    await eventually(lambda: len(place.lines()) == 3)
+
+
+async def test_the_journal_keeps_headers_less_secrets_and_the_body(place: Place) -> None:
+    await place.hook("hello", Authorization="Bearer sesame", Cookie="c=1", **{"X-Kind": "k"})
+    webhook = await place.only("handled")
+    answer = await place.running.http.get(f"{WEBHOOKS}/{webhook['id']}")
+    whole = answer.json()
+    assert (whole["body"], whole["headers"]["x-kind"], whole["size"]) == ("hello", "k", 5)
+    assert "sesame" not in answer.text
+    assert "cookie" not in whole["headers"]
+    binary = await place.running.http.post(
+        f"/api/hooks/{place.community}/durable", content=b"\xff\xfe"
+    )
+    assert binary.status_code == 200
+    newest = (await place.listed())[0]
+    whole = (await place.running.http.get(f"{WEBHOOKS}/{newest['id']}")).json()
+    assert whole["body_base64"] == "//4="
+
+
+async def test_a_receiver_that_fails_is_tried_again_and_seen(place: Place) -> None:
+    text = f"fail-{uuid4()}"
+    await place.hook(text)
+    webhook = await eventually(lambda: _tried(place))
+    assert webhook["status"] == "received"
+    assert webhook["error"]["kind"] == "plugin_code"
+    place.mend(text)
+    webhook = await place.only("handled")
+    assert webhook["tries"] >= 2
+    assert await place.heard() == [text]
+
+
+async def _tried(place: Place) -> dict[str, Any] | None:
+    found = await place.listed()
+    return found[0] if found and found[0]["tries"] else None
+
+
+async def test_replay_is_now_even_if_the_next_try_is_not_due(place: Place) -> None:
+    text = f"fail-{uuid4()}"
+    await place.hook(text)
+    await eventually(lambda: len(place.lines()) >= 3)
+    webhook = await place.only("received")
+    place.mend(text)
+    answers = await asyncio.gather(
+        *(place.running.http.post(f"{WEBHOOKS}/{webhook['id']}/replay") for _ in range(5))
+    )
+    assert {answer.status_code for answer in answers} == {202}
+    await place.only("handled", 5)
+    assert await place.heard() == [text]
+
+
+async def test_a_handled_webhook_can_be_replayed(place: Place) -> None:
+    started = await place.running.start(place.community, "durable.vote", id="v")
+    await place.hook("one", **{"X-Concerns": "v"})
+    webhook = await place.only("handled")
+    await eventually(lambda: place.lines().count("heard one") == 1)
+    answer = await place.running.http.post(f"{WEBHOOKS}/{webhook['id']}/replay")
+    assert answer.status_code == 202
+    await eventually(lambda: place.lines().count("heard one") == 2)
+    record = (await place.running.http.get(started.headers["location"])).json()
+    assert record["outcome"] == {"heard": ["one", "one"]}
+    assert await place.heard() == ["one", "one"]
+
+
+async def test_a_process_that_fails_to_handle_a_webhook_is_seen_and_replayed(place: Place) -> None:
+    """Only what failed is repeated: the receiver, which succeeded, is not called again."""
+    started = await place.running.start(place.community, "durable.vote", id="v")
+    await place.hook("reject", **{"X-Concerns": "v"})
+    webhook = await place.only("failed", 60)
+    assert webhook["error"]["process"] == started.json()["id"]
+    place.mend("reject")
+    body = {"since": webhook["received_at"], "community": place.community}
+    answer = await place.running.http.post(f"{WEBHOOKS}/replay", json=body)
+    assert (answer.status_code, answer.json()) == (202, {"replayed": 1})
+    await place.only("handled")
+
+    async def heard() -> bool:
+        record = (await place.running.http.get(started.headers["location"])).json()
+        return bool(record["outcome"] == {"heard": ["reject"]})
+
+    await eventually(heard)
+    assert await place.heard() == ["reject"]
+    assert place.lines().count("received reject") == 1
+
+
+async def test_webhooks_of_a_plugin_that_is_no_longer_there(place: Place) -> None:
+    await place.hook("hello")
+    webhook = await place.only("handled")
+    await place.running.community(name=place.community)
+    answer = await place.running.http.post(f"{WEBHOOKS}/{webhook['id']}/replay")
+    assert answer.status_code == 409
+
+
+async def test_retention(place: Place) -> None:
+    """Old webhooks go, whatever became of them; new ones, and those under way, stay."""
+    await place.hook("hello")
+    webhook = await place.only("handled")
+    async with place.running.engine.database.write() as session:
+        row = await session.get_one(ReceivedWebhook, webhook["id"])
+        row.handled_at = utc_now() - timedelta(days=31)
+    await place.hook("again")
+    await eventually(lambda: len(place.lines()) == 2)
+    await ReconciliationActivities(place.running.engine)._forget()
+    assert [item["id"] for item in await place.listed()] != []
+    assert webhook["id"] not in [item["id"] for item in await place.listed()]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", f"{WEBHOOKS}?cursor=nonsense", None, 400),
+        ("GET", f"{WEBHOOKS}?status=lost", None, 400),
+        ("GET", f"{WEBHOOKS}/x", None, 404),
+        ("POST", f"{WEBHOOKS}/x/replay", None, 404),
+        ("POST", f"{WEBHOOKS}/replay", {}, 400),
+        (
+            "POST",
+            f"{WEBHOOKS}/replay",
+            {"since": "2027-01-02T00:00:00Z", "until": "2027-01-01T00:00:00Z"},
+            400,
+        ),
+    ],
+)
+async def test_bad_input(
+    running: RunningEngine, method: str, path: str, body: Any, status: int
+) -> None:
+    answer = await running.http.request(method, path, json=body)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"

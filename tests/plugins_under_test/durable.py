@@ -1,0 +1,158 @@
+"""A plugin whose calls are counted on a platform that remembers them: a folder on disk."""
+
+import os
+import time
+from pathlib import Path
+
+from engine.plugins import (
+    GovernanceProcess,
+    PlatformDownError,
+    Plugin,
+    ProcessStatus,
+    Registry,
+)
+
+
+def platform(config):
+    """The platform's effects, one line each, whichever process made them."""
+    return Path(config["platform"])
+
+
+def effect(config, text):
+    with platform(config).open("a") as file:
+        file.write(f"{text}\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def effects(config):
+    path = platform(config)
+    return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
+@Registry.plugin
+class Durable(Plugin):
+    name = "durable"
+    webhook_id_header = "X-Delivery"
+    config_schema = {
+        "type": "object",
+        "properties": {"platform": {"type": "string"}},
+        "required": ["platform"],
+    }
+
+    def webhook_key(self, request):
+        return request.headers.get("X-Concerns")
+
+    @Registry.webhook_receiver(event_schemas=[{"type": "heard", "schema": {}}])
+    def on_webhook(self, request):
+        text = request.text
+        effect(self.config, f"received {text}")
+        self.state.set(f"seen {text}", True)
+        if text.startswith("fail") and f"mended {text}" not in effects(self.config):
+            raise ValueError("it fails")
+        self.send_event_to_driver("heard", {"text": text})
+
+    @Registry.action(slug="increment", description="count", input_schema={})
+    def increment(self, parameters):
+        time.sleep(parameters.get("seconds", 0))
+        return {"value": self.state.increment(parameters["key"], parameters.get("by", 1))}
+
+    @Registry.action(slug="swap", description="compare and set", input_schema={})
+    def swap(self, parameters):
+        done = self.state.compare_and_set("holder", parameters.get("old"), parameters["new"])
+        time.sleep(parameters.get("seconds", 0))
+        if done:
+            self.send_event_to_driver("swapped", {"new": parameters["new"]})
+        return {"done": done}
+
+    @Registry.action(slug="swap-again", description="the same", input_schema={}, idempotent=True)
+    def swap_again(self, parameters):
+        return self.swap(parameters)
+
+    @Registry.action(slug="read", description="state", input_schema={})
+    def read(self, parameters):
+        return {"value": self.state.get(parameters["key"])}
+
+    @Registry.action(slug="put", description="write, then perhaps fail", input_schema={})
+    def put(self, parameters):
+        self.state.set(parameters["key"], parameters["value"])
+        self.state.increment("puts")
+        if parameters.get("fail"):
+            raise ValueError("after writing")
+
+    @Registry.action(slug="once", description="an effect", input_schema={})
+    def once(self, parameters):
+        return self._effect(parameters)
+
+    @Registry.action(slug="again", description="one more", input_schema={}, idempotent=True)
+    def again(self, parameters):
+        return self._effect(parameters)
+
+    def _effect(self, parameters):
+        effect(self.config, f"action {parameters['id']}")
+        time.sleep(parameters.get("seconds", 0))
+        made = effects(self.config).count(f"action {parameters['id']}")
+        if made <= parameters.get("down", 0):
+            raise PlatformDownError("it answered 500")
+        self.send_event_to_driver("acted", {"id": parameters["id"]})
+        return {"made": made}
+
+
+@Registry.governance_process
+class Vote(GovernanceProcess):
+    """A start that is cut off can be looked up."""
+
+    name = "vote"
+    plugin_name = "durable"
+    input_schema = {"type": "object", "properties": {"id": {"type": "string"}}}
+    poll_every = 1
+
+    def start(self, parameters):
+        if parameters.get("before"):
+            time.sleep(parameters["before"])
+        effect(self.plugin_inst.config, f"poll {self.idempotency_key}")
+        if parameters.get("after"):
+            time.sleep(parameters["after"])
+        if parameters.get("down"):
+            raise PlatformDownError("the answer was lost")
+        self._made()
+
+    def find_started(self, parameters):
+        if f"poll {self.idempotency_key}" not in effects(self.plugin_inst.config):
+            return False
+        self._made()
+        return True
+
+    def _made(self):
+        self.url = f"https://platform.test/{self.idempotency_key}"
+        self.correlation_key = self.parameters.get("id")
+        self.outcome = {"heard": []}
+        self.status = ProcessStatus.PENDING
+
+    def update(self):
+        lines = effects(self.plugin_inst.config)
+        name = self.parameters.get("id")
+        if f"slow {name}" in lines:
+            time.sleep(0.5)
+        if f"end {name}" in lines:
+            self.outcome = {**self.outcome, "ended": True}
+            self.status = ProcessStatus.COMPLETED
+
+    def receive_webhook(self, request):
+        text = request.text
+        effect(self.plugin_inst.config, f"heard {text}")
+        if text == "reject" and "mended reject" not in effects(self.plugin_inst.config):
+            raise ValueError("it rejects")
+        self.outcome = {"heard": [*self.outcome["heard"], text]}
+
+    def close(self):
+        self.status = ProcessStatus.COMPLETED
+
+
+@Registry.governance_process
+class Blind(Vote):
+    """The same, but nobody can look."""
+
+    name = "blind"
+    plugin_name = "durable"
+    find_started = None
