@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check format bench lock clean sandbox
+.PHONY: help install run demo test check format bench faults lock clean sandbox
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -47,6 +47,9 @@ sandbox: $(VENV)/.installed ## Run the platforms' twins, to play a vote by hand
 
 bench: $(VENV)/.installed ## Measure beside bare Temporal
 	@$(BIN)/python -m bench $(ARGS)
+
+faults: $(VENV)/.installed ## Kill, cut and fill what can be; nothing may be lost (ARGS=--help)
+	@$(BIN)/python -m faults $(ARGS)
 
 lock: ## Write requirements.lock anew from pyproject.toml (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv; set UV to its path." >&2; exit 1; }

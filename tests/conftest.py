@@ -19,6 +19,7 @@ from engine.temporal import ensure_search_attributes
 
 REPOSITORY = Path(__file__).parent.parent
 PLUGINS_UNDER_TEST = Path(__file__).parent / "plugins_under_test"
+DURABLE_PLUGIN = REPOSITORY / "faults" / "plugins"
 TEMPORAL = str(Path(sys.executable).parent / "temporal")
 TEMPORAL_ARGUMENTS = [
     "--dynamic-config-value", "history.transferProcessorMaxPollRPS=2000",
@@ -39,7 +40,7 @@ def clean_environment() -> None:
 @pytest.fixture(scope="session")
 def plugins() -> None:
     """The built-in plugins and those that are there to be tested with."""
-    load_plugins([PLUGINS_UNDER_TEST])
+    load_plugins([PLUGINS_UNDER_TEST, DURABLE_PLUGIN])
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from engine.resources import Engine, open_engine
 from engine.settings import Settings
 from engine.store.database import open_database
 from engine.store.schema import migrate
-from tests.conftest import PLUGINS_UNDER_TEST, new_database
+from tests.conftest import DURABLE_PLUGIN, PLUGINS_UNDER_TEST, new_database
 from tests.servers import Driver, driver_server, serve
 from worker import make_workers
 
@@ -78,7 +78,7 @@ async def run_engine(
             temporal_namespace=client.namespace,
             task_queue=f"test-{uuid4().hex}",
             driver_event_receiver_url=f"{driver.url}/events",
-            plugin_path=(PLUGINS_UNDER_TEST,),
+            plugin_path=(PLUGINS_UNDER_TEST, DURABLE_PLUGIN),
             log_level="warning",
             worker_grace_seconds=1,
             **{
