@@ -21,12 +21,13 @@ from faults.units import (
     WebhookFiftyTimes,
     World,
 )
+from sandbox.loomio import Fault
 
 OUTAGE_SECONDS = 20.0
 SLOW_SECONDS = 0.8
 LATE_SECONDS = 3.0
 
-Fault = Callable[[World, Sequence[Unit], "asyncio.Future[list[None]]"], Awaitable[None]]
+Throw = Callable[[World, Sequence[Unit], "asyncio.Future[list[None]]"], Awaitable[None]]
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Scenario:
     """
 
     title: str
-    fault: Fault
+    fault: Throw
     units: list[type[Unit]]
     runs: int = 24
     batch: int = 8
@@ -101,9 +102,11 @@ def _some_worker(world: World) -> str:
 async def kill_worker_inside_start(
     world: World, units: Sequence[Unit], acting: asyncio.Future[list[None]]
 ) -> None:
-    """Loomio takes its time to make the polls."""
+    """Loomio takes its time: some polls are made late, of others the answer is late."""
     before = world.twin.requests["POST /api/b2/polls"]
-    world.twin.fail_next(1000, 200, SLOW_SECONDS)
+    world.twin.failures += [
+        Fault(200, SLOW_SECONDS, late=world.random.random() < 0.5) for _ in range(100)
+    ]
     await _until(lambda: world.twin.requests["POST /api/b2/polls"] > before)
     await _moment(world, SLOW_SECONDS)
     world.cluster.kill(_some_worker(world))
@@ -221,7 +224,7 @@ async def driver_is_down(
     world.driver.up()
 
 
-def driver_answers(how: str, seconds: float = 0.0) -> Fault:
+def driver_answers(how: str, seconds: float = 0.0) -> Throw:
     """The driver answers so, for a while.
 
     Args:

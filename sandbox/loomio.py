@@ -49,10 +49,17 @@ LIMIT_WINDOW = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Fault:
-    """How one request is answered instead of properly; a status below 400 only slows it."""
+    """How one request is answered instead of properly.
+
+    Attributes:
+        status: The HTTP status; one below 400 only slows a proper answer.
+        delay_seconds: How long it takes.
+        late: Whether it is the answer that takes so long, what was asked for being done at once.
+    """
 
     status: int
     delay_seconds: float = 0.0
+    late: bool = False
 
 
 class LoomioTwin:

@@ -59,14 +59,17 @@ def add_gate(app: FastAPI, twin: LoomioTwin) -> None:
         if twin.over_the_limit():
             return PlainTextResponse("Retry later", 429)
         fault = twin.next_fault()
-        if fault is not None:
+        if fault is not None and not fault.late:
             await asyncio.sleep(fault.delay_seconds)
             if fault.status >= 400:
                 page = "<!doctype html><title>Sorry, something went wrong</title>"
                 return HTMLResponse(page, fault.status)
         if not await _has_key(request, twin.api_key):
             return refused(403, "You are not authorized to access this page.")
-        return await call_next(request)
+        answer = await call_next(request)
+        if fault is not None and fault.late:
+            await asyncio.sleep(fault.delay_seconds)
+        return answer
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:

@@ -82,11 +82,13 @@ class InvocationContext:
     async_http: AsyncClient | None = None
 
     async def close(self) -> None:
-        """Close the HTTP clients that the call opened."""
-        if self.sync_http is not None:
-            self.sync_http.close()
-        if self.async_http is not None:
-            await self.async_http.aclose()
+        """Close the HTTP clients that the call opened; a further call opens new ones."""
+        sync_http, self.sync_http = self.sync_http, None
+        async_http, self.async_http = self.async_http, None
+        if sync_http is not None:
+            sync_http.close()
+        if async_http is not None:
+            await async_http.aclose()
 
 
 class Plugin:

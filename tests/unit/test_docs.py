@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 
 import pytest
 
 import engine.plugins
-from engine.settings import Settings
+from engine.errors import EngineError, InvocationError, RecordedError, RegistrationError
+from engine.settings import Settings, SettingsError
 from tests.conftest import REPOSITORY
 
 OPERATING = (REPOSITORY / "docs/operating.md").read_text()
@@ -47,6 +49,23 @@ def test_every_documented_variable_is_a_setting() -> None:
 @pytest.mark.parametrize("name", sorted(set(engine.plugins.__all__) - NOT_IN_THE_TUTORIAL))
 def test_the_tutorial_names_all_of_the_sdk(name: str) -> None:
     assert name in PLUGIN_TUTORIAL
+
+
+def kinds_of_errors(root: type[EngineError] = EngineError) -> Iterator[type[EngineError]]:
+    # What stops a start, and bases that are never raised themselves, are told to no driver.
+    if root not in (InvocationError, RecordedError, RegistrationError, SettingsError):
+        yield root
+    for kind in root.__subclasses__():
+        if kind.__module__ == "engine.errors":
+            yield from kinds_of_errors(kind)
+
+
+@pytest.mark.parametrize("kind", kinds_of_errors(), ids=lambda kind: kind.__name__)
+def test_every_error_is_in_the_table(kind: type[EngineError]) -> None:
+    row = f"| `{kind.kind}` | {kind.status} | {kind.title} | "
+    table = (REPOSITORY / "docs/errors.md").read_text()
+    assert row in table
+    assert table.partition(row)[2].startswith("**yes** |") == kind.nothing_done
 
 
 def test_links_lead_somewhere() -> None:
