@@ -25,6 +25,7 @@ from engine.store.database import is_outage
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 5
 
 PROBLEM_SCHEMA: dict[str, Any] = {
     "title": "Problem",
@@ -69,6 +70,8 @@ def problem(described: Mapping[str, Any], headers: Mapping[str, str] | None = No
         body["errors"] = described["errors"]
     sent = dict(headers or {})
     retry_after = described.get("retry_after_seconds")
+    if retry_after is None and described["status"] == UnavailableError.status:
+        retry_after = RETRY_AFTER_SECONDS
     if retry_after is not None:
         sent["Retry-After"] = str(max(1, math.ceil(retry_after)))
     return Response(
@@ -85,8 +88,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(EngineError)
     async def engine_error(request: Request, error: EngineError) -> Response:
-        headers = {"Retry-After": "5"} if isinstance(error, UnavailableError) else None
-        return problem(describe(error), headers)
+        return problem(describe(error))
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
@@ -113,7 +115,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def any_error(request: Request, error: Exception) -> Response:
         if is_outage(error):
             down = UnavailableError("The database does not answer; try again")
-            return problem(describe(down), {"Retry-After": "5"})
+            return problem(describe(down))
         return problem(describe(EngineError("The engine failed; its log tells more")))
 
 

@@ -67,6 +67,9 @@ OUTAGES = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.UNKNOWN, RPCStatusCode.INTER
 
 Reply = TypeVar("Reply")
 
+# A platform waits for its answer meanwhile, and the webhook is stored already.
+WEBHOOK_HAND_OVER = timedelta(seconds=5)
+
 # How often is the activity's own decision; this is the pace.
 ACTION_RETRY = RetryPolicy(
     initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=10)
@@ -154,6 +157,7 @@ class Temporal:
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
                 retry_policy=ACTION_RETRY,
                 search_attributes=instance_attributes(community, name),
+                rpc_timeout=self._wait,
             )
 
         try:
@@ -416,6 +420,7 @@ class Temporal:
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
                 retry_policy=WEBHOOK_RETRY,
                 search_attributes=instance_attributes(community, plugin),
+                rpc_timeout=WEBHOOK_HAND_OVER,
             )
         except ActivityAlreadyStartedError:
             return False

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from examples.driver import Callbacks
+from tests.conftest import DURABLE_PLUGIN
 from tests.end_to_end.conftest import EngineProcess, make_engine
 from tests.servers import free_port
 
@@ -96,6 +97,48 @@ class SlowStart(GovernanceProcess):
         time.sleep(25)
         self.status = ProcessStatus.PENDING
 """
+
+
+def test_what_may_be_found_or_repeated_is(tmp_path: Path) -> None:
+    """A start is found by its look-up, an idempotent action is called again."""
+    platform = tmp_path / "platform"
+    settings = {"METAGOV_PLUGIN_PATH": str(DURABLE_PLUGIN)}
+    engine = make_engine(tmp_path / "data", **settings)
+    engine.start()
+    try:
+        engine.put("c", {"name": "durable", "config": {"platform": str(platform)}})
+        asked = {
+            "process/durable.vote": {"id": "made", "after": 8},
+            "process/durable.vote ": {"id": "not made", "before": 8},
+            "action/durable.again": {"parameters": {"id": "a", "seconds": 8}},
+        }
+        answers: dict[str, httpx.Response] = {}
+
+        def ask(path: str) -> None:
+            answers[path] = engine.post("c", path.strip(), asked[path])
+
+        threads = [threading.Thread(target=ask, args=(path,)) for path in asked]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 20
+        while not platform.exists() or len(platform.read_text().splitlines()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(engine.children()["worker"], signal.SIGKILL)
+        for thread in threads:
+            thread.join(90)
+        statuses = {path: answer.status_code for path, answer in answers.items()}
+        assert statuses == {
+            "process/durable.vote": 202,
+            "process/durable.vote ": 202,
+            "action/durable.again": 200,
+        }
+        lines = platform.read_text().splitlines()
+        polls = [line for line in lines if line.startswith("poll ")]
+        assert len(polls) == len(set(polls)) == 2
+        assert lines.count("action a") == 2
+    finally:
+        engine.stop()
 
 
 def test_effects_of_a_killed_worker_are_never_repeated(tmp_path: Path) -> None:

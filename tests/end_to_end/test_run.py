@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -109,3 +111,31 @@ def test_command_line_helps() -> None:
     ).stdout
     for command in ("run", "api", "worker", "migrate", "secret-key"):
         assert command in told
+
+
+def test_readers_hold_up_no_stop(engine: EngineProcess) -> None:
+    """Streams and long polls are let go at once when the engine stops."""
+    ended: list[str] = []
+    streaming = threading.Event()
+
+    def stream() -> None:
+        with httpx.stream("GET", f"{engine.url}/api/internal/events/stream", timeout=60) as answer:
+            for line in answer.iter_lines():
+                streaming.set()
+                ended.append(line)
+
+    def poll() -> None:
+        answer = httpx.get(f"{engine.url}/api/internal/events", params={"wait": 60}, timeout=70)
+        ended.append(str(answer.status_code))
+
+    readers = [threading.Thread(target=stream), threading.Thread(target=poll)]
+    for reader in readers:
+        reader.start()
+    assert streaming.wait(20)
+    before = time.monotonic()
+    assert engine.stop() == 0
+    assert time.monotonic() - before < 15
+    for reader in readers:
+        reader.join(5)
+        assert not reader.is_alive()
+    assert "200" in ended

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
+from sqlmodel import select
 
+from engine.store.communities import CommunityChange
 from tests.engine.conftest import RunningEngine
 from tests.servers import eventually
 
@@ -223,3 +226,44 @@ async def test_concurrent_puts_are_applied_one_after_the_other(running: RunningE
     history = (await running.act(community, "adaptable.history")).json()["history"]
     assert len(history) == 8
     assert all(a[1] == b[0] for a, b in itertools.pairwise(history))
+
+
+async def test_idempotency_key_of_a_put(running: RunningEngine) -> None:
+    """Two requests at the same moment lead to one change; another body is refused."""
+    name = f"c-{uuid4().hex[:12]}"
+    path, headers = f"/api/internal/community/{name}", {"Idempotency-Key": "k"}
+    body = {"name": name, "plugins": [{"name": "randomness", "config": {}}]}
+    answers = await asyncio.gather(
+        *(running.http.put(path, json=body, headers=headers) for _ in range(5))
+    )
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.text for answer in answers}) == 1
+    async with running.engine.database.read() as session:
+        query = select(CommunityChange).where(CommunityChange.community == name)
+        assert len((await session.exec(query)).all()) == 1
+    other = await running.http.put(path, json={**body, "plugins": []}, headers=headers)
+    assert other.status_code == 422
+
+
+async def test_idempotency_key_of_a_post_gives_the_same_name(running: RunningEngine) -> None:
+    headers = {"Idempotency-Key": uuid4().hex}
+    body = {"readable_name": "One"}
+    answers = [
+        await running.http.post("/api/internal/community", json=body, headers=headers)
+        for _ in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].json() == answers[1].json()
+
+
+async def test_a_refused_put_is_refused_again_with_its_key(running: RunningEngine) -> None:
+    name = f"c-{uuid4().hex[:12]}"
+    body = {"name": name, "plugins": [{"name": "troublesome", "config": {"refuse": "no"}}]}
+    answers = [
+        await running.http.put(
+            f"/api/internal/community/{name}", json=body, headers={"Idempotency-Key": "k"}
+        )
+        for _ in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [502, 502]
+    assert answers[0].json() == answers[1].json()
