@@ -82,7 +82,9 @@ class Scenario:
         await acting
         for unit in units:
             await unit.end()
-        return await asyncio.gather(*(unit.outcome() for unit in units))
+        await asyncio.gather(*(unit.heard_of() for unit in units))
+        await world.settled()
+        return [unit.outcome() for unit in units]
 
 
 async def _moment(world: World, longest: float) -> None:

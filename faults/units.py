@@ -110,6 +110,20 @@ class World:
                     pass
                 await asyncio.sleep(PAUSE_SECONDS)
 
+    async def settled(self) -> None:
+        """Wait until the engine has nothing left to send or to handle: what comes twice has come.
+
+        Raises:
+            TimeoutError: It has, after two minutes.
+        """
+        waiting = (
+            "SELECT (SELECT count(*) FROM outbox_item WHERE status = 'pending')"
+            " + (SELECT count(*) FROM received_webhook WHERE status = 'received')"
+        )
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await asyncio.to_thread(self.cluster.count, waiting):
+                await asyncio.sleep(PAUSE_SECONDS)
+
     def effects(self) -> list[str]:
         """The lines of the file that stands for a platform."""
         return self.platform.read_text().split("\n")[:-1] if self.platform.exists() else []
@@ -154,13 +168,16 @@ class Unit:
         """How often the driver got what it had taken."""
         return 0
 
-    async def outcome(self) -> Outcome:
-        """Wait until the driver has been told, and count."""
+    async def heard_of(self) -> None:
+        """Wait until the driver has been told; give up after two minutes."""
         deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         while not (self.told() or self.unknown):
             if asyncio.get_running_loop().time() > deadline:
-                break
+                return
             await asyncio.sleep(PAUSE_SECONDS)
+
+    def outcome(self) -> Outcome:
+        """Count what became of it."""
         return Outcome(
             lost=not (self.told() or self.unknown),
             doubled=len(self.told()) > 1 or self.effects() > 1,

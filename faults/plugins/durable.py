@@ -2,6 +2,7 @@
 
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from engine.plugins import (
@@ -134,6 +135,11 @@ class Vote(GovernanceProcess):
         name = self.parameters.get("id")
         if f"slow {name}" in lines:
             time.sleep(0.5)
+        news = [line.split()[-1] for line in lines if line.startswith(f"news {name} ")]
+        if news:
+            self.outcome = {**self.outcome, "news": news}
+        if f"deadline {name}" in lines:
+            self.closing_at = self.closing_at or self.now() + timedelta(seconds=0.2)
         if f"end {name}" in lines:
             self.outcome = {**self.outcome, "ended": True}
             self.status = ProcessStatus.COMPLETED
