@@ -293,7 +293,7 @@ class WebhookAtOne(Webhook):
 
 SCENARIOS = [
     Scenario("worker killed inside `start`", kill_worker_inside_start, [LoomioPoll]),
-    Scenario("worker killed inside `update`", kill_worker_inside_update, [Vote]),
+    Scenario("worker killed inside `update`", kill_worker_inside_update, [Vote], batch=4),
     Scenario(
         "workers killed after the commit, before the activity's completion",
         kill_workers_after_their_commit,

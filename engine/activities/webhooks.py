@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
@@ -26,6 +28,7 @@ from engine.store.webhooks import FAILED, HANDLED, RECEIVED, ReceivedWebhook
 log = structlog.get_logger()
 
 MOST_TRIES = 8
+MOST_SIGNALS_AT_ONCE = 20
 
 
 class WebhookActivities:
@@ -132,10 +135,15 @@ class WebhookActivities:
             concerned = await processes.concerned_by(session, row.instance_id, slugs, keys)
         if concerned:
             await self._forget_failures(row, [process_id for _, _, process_id in concerned])
-        for community, name, process_id in concerned:
-            await self._engine.temporal.tell_process_of_webhook(
-                community, name, process_id, row.reference
-            )
+        turns = asyncio.Semaphore(MOST_SIGNALS_AT_ONCE)
+
+        async def tell(community: str, name: str, process_id: str) -> None:
+            async with turns:
+                await self._engine.temporal.tell_process_of_webhook(
+                    community, name, process_id, row.reference
+                )
+
+        await asyncio.gather(*(tell(*process) for process in concerned))
         return len(concerned)
 
     async def _forget_failures(self, row: ReceivedWebhook, process_ids: list[str]) -> None:

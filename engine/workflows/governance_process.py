@@ -84,10 +84,10 @@ class GovernanceProcess:
         while not self._record.completed:
             await self._wait_for_work()
             await self._work()
-            if workflow.info().is_continue_as_new_suggested() and self._idle():
+            if workflow.info().is_continue_as_new_suggested() and self._may_continue_as_new():
                 await self._stop_polling()
                 await workflow.wait_condition(workflow.all_handlers_finished)
-                if self._idle() and not self._record.completed:
+                if self._may_continue_as_new() and not self._record.completed:
                     process.progress = self._progress
                     workflow.continue_as_new(process)
         await self._stop_polling()
@@ -146,6 +146,10 @@ class GovernanceProcess:
 
     def _idle(self) -> bool:
         return not (self._reload or self._close_requests or self._progress.webhooks)
+
+    def _may_continue_as_new(self) -> bool:
+        # Webhooks that wait travel along; who waits for an answer does not.
+        return not (self._reload or self._close_requests)
 
     async def _wait_for_work(self) -> None:
         self._keep_polling()

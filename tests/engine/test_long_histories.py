@@ -1,0 +1,88 @@
+"""A process that hears thousands of webhooks continues as new, and loses and reorders none."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlmodel import select
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+from engine.messages import SEARCH_ATTRIBUTES, process_workflow_id
+from engine.store.webhooks import ReceivedWebhook
+from engine.temporal import ensure_search_attributes
+from tests.conftest import TEMPORAL, TEMPORAL_ARGUMENTS
+from tests.engine.conftest import RunningEngine, run_engine
+from tests.servers import eventually
+
+# The server suggests it after 4,096 events by default: this is the same, only sooner.
+SUGGESTED_AFTER = ["--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=120"]
+WEBHOOKS = 250
+
+
+@pytest.fixture
+async def short_histories() -> AsyncIterator[Client]:
+    """A server that suggests to continue as new early."""
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=TEMPORAL,
+        dev_server_extra_args=[*TEMPORAL_ARGUMENTS, *SUGGESTED_AFTER],
+    ) as environment:
+        await ensure_search_attributes(environment.client, SEARCH_ATTRIBUTES)
+        yield environment.client
+
+
+async def test_no_webhook_is_lost_or_reordered(
+    short_histories: Client, plugins: None, tmp_path: Path
+) -> None:
+    """They come faster than they are handled, so some wait whenever the workflow goes on anew."""
+    url = f"sqlite:///{tmp_path / 'engine.sqlite'}"
+    async with run_engine(short_histories, url, tmp_path) as running:
+        platform = str(tmp_path / "platform")
+        community = await running.community({"name": "durable", "config": {"platform": platform}})
+        started = await running.start(community, "durable.vote", id="v")
+        process_id = started.json()["id"]
+        workflow_id = process_workflow_id(community, "durable.vote", process_id)
+        handle = running.client.get_workflow_handle(workflow_id)
+        first_run = (await handle.describe()).run_id
+        # In order of their arrival: each signal leaves when the one before is on its way.
+        for number in range(WEBHOOKS):
+            await running.http.post(
+                f"/api/hooks/{community}/durable", content=str(number), headers={"X-Concerns": "v"}
+            )
+
+        async def all_heard() -> list[str] | None:
+            record = (await running.http.get(started.headers["location"])).json()
+            heard: list[str] = record["outcome"]["heard"]
+            return heard if len(heard) >= WEBHOOKS else None
+
+        heard = await eventually(all_heard, 90)
+        assert sorted(heard, key=int) == [str(number) for number in range(WEBHOOKS)]
+        await _told_in_the_order_of_signals(running, workflow_id, heard)
+        assert (await handle.describe()).run_id != first_run
+        closed = await running.http.delete(started.headers["location"])
+        assert closed.status_code == 200
+
+
+async def _told_in_the_order_of_signals(
+    running: RunningEngine, workflow_id: str, heard: list[str]
+) -> None:
+    """The outcome has them in the order in which the workflow's runs were signalled."""
+    async with running.engine.database.read() as session:
+        rows = (await session.exec(select(ReceivedWebhook))).all()
+    bodies = {row.id: row.body.decode() for row in rows}
+    signalled: list[str] = []
+    runs = [
+        execution
+        async for execution in running.client.list_workflows(f"WorkflowId = '{workflow_id}'")
+    ]
+    for execution in sorted(runs, key=lambda item: item.start_time):
+        handle = running.client.get_workflow_handle(workflow_id, run_id=execution.run_id)
+        async for event in handle.fetch_history_events():
+            attributes = event.workflow_execution_signaled_event_attributes
+            if attributes.signal_name == "receive_webhook":
+                reference = attributes.input.payloads[0].data.decode().strip('"')
+                signalled.append(bodies[reference])
+    assert len(runs) > 1
+    assert heard == signalled
