@@ -15,11 +15,11 @@ from engine.activities.heartbeat import (
 )
 from engine.activities.invocation import (
     LoadedPlugin,
-    call,
     hand_out,
     load_plugin,
     store_effects,
 )
+from engine.activities.pacing import paced_call
 from engine.errors import (
     EngineError,
     OutcomeUnknownError,
@@ -113,7 +113,7 @@ class ActionActivities:
             raise OutcomeUnknownError(
                 "A first try was cut off; whether it had an effect is not known"
             )
-        result = await _call_action(loaded, action, row)
+        result = await _call_action(self._engine, loaded, action, row)
 
         async def store(session: AsyncSession) -> list[str]:
             items = await store_effects(self._engine, session, loaded)
@@ -155,13 +155,15 @@ def _items_of(row: Invocation) -> list[str]:
     return items
 
 
-async def _call_action(loaded: LoadedPlugin, action: ActionDeclaration, row: Invocation) -> object:
+async def _call_action(
+    engine: Engine, loaded: LoadedPlugin, action: ActionDeclaration, row: Invocation
+) -> object:
     what = f"action '{row.plugin}.{row.target}'"
     method = getattr(loaded.plugin, action.method)
     args, kwargs = arguments_for(
         method, Parameters(row.parameters or {}, action.input_schema), action.input_schema
     )
-    result = await call(loaded, what, method, *args, **kwargs)
+    result = await paced_call(engine, loaded, what, method, *args, **kwargs)
     try:
         plain = json_safe(result)
     except PluginCodeError as error:

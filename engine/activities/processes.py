@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -21,13 +21,13 @@ from engine.activities.heartbeat import (
 )
 from engine.activities.invocation import (
     LoadedPlugin,
-    call,
     hand_out,
     load_plugin,
     modules_of,
     store_effects,
     tell_of_process,
 )
+from engine.activities.pacing import noting_limits, paced_call, wait_for_poll
 from engine.errors import (
     EngineError,
     OutcomeUnknownError,
@@ -172,7 +172,9 @@ class ProcessActivities:
             )
         process: Any = loaded.process
         what = f"the find_started of process '{loaded.declaration.name}'"
-        found = await call(loaded.plugin, what, process.find_started, process.parameters)
+        found = await paced_call(
+            self._engine, loaded.plugin, what, process.find_started, process.parameters
+        )
         if not isinstance(found, bool):
             raise PluginCodeError(f"{what} returned {found!r:.80}; allowed are True and False")
         log.info("start looked up", process=invocation.process_id, found=found)
@@ -186,10 +188,14 @@ class ProcessActivities:
         loaded = await self._load(poll.process_id, poll.invocation_id)
         if activity.info().attempt == 1:
             raise self._no_news(loaded)
+        turn = await wait_for_poll(self._engine, loaded.plugin)
+        if turn > timedelta(0):
+            raise _poll_again(turn.total_seconds())
         before = loaded.row.record()
         try:
             what = f"the update of process '{loaded.declaration.name}'"
-            await call(loaded.plugin, what, loaded.process.update)  # type: ignore[attr-defined]
+            process: Any = loaded.process
+            await noting_limits(self._engine, loaded.plugin, what, process.update)
             snapshot = self._snapshot(loaded)
         except EngineError as error:
             log.warning(
@@ -212,6 +218,7 @@ class ProcessActivities:
         except StateConflictError:
             raise self._no_news(loaded) from None
         if not news:
+            loaded.row.poll_again_at = _again_at(snapshot)
             raise self._no_news(loaded)
         log.info(
             "poll brought news",
@@ -271,7 +278,9 @@ class ProcessActivities:
         elif invocation.method == "receive_webhook":
             args = (await self._webhook(invocation.webhook_id),)
         what = f"the {invocation.method} of process '{loaded.declaration.name}'"
-        await call(loaded.plugin, what, method, *args, **kwargs)
+        # A webhook tells of what has happened already: it waits for no turn.
+        paced = noting_limits if invocation.method == "receive_webhook" else paced_call
+        await paced(self._engine, loaded.plugin, what, method, *args, **kwargs)
 
     async def _webhook(self, webhook_id: str | None) -> WebhookRequest:
         async with self._engine.database.read() as session:
@@ -420,13 +429,20 @@ class ProcessActivities:
             or self._engine.settings.poll_interval_seconds
         )
         # Spread, so that processes started together are not polled together.
-        seconds = max(every * random.uniform(1 - POLL_JITTER, 1), at_least or 0)  # noqa: S311
-        return ApplicationError(
-            "no news",
-            type="no_news",
-            category=ApplicationErrorCategory.BENIGN,
-            next_retry_delay=timedelta(seconds=seconds),
-        )
+        seconds = every * random.uniform(1 - POLL_JITTER, 1)  # noqa: S311
+        chosen = loaded.row.poll_again_at
+        if chosen is not None and chosen > utc_now():
+            seconds = (chosen - utc_now()).total_seconds()
+        return _poll_again(max(seconds, at_least or 0))
+
+
+def _poll_again(seconds: float) -> ApplicationError:
+    return ApplicationError(
+        "no news",
+        type="no_news",
+        category=ApplicationErrorCategory.BENIGN,
+        next_retry_delay=timedelta(seconds=seconds),
+    )
 
 
 def _unknown(error: EngineError) -> bool:
@@ -463,6 +479,12 @@ def _mark(
     )
 
 
+def _again_at(snapshot: ProcessSnapshot) -> datetime | None:
+    if snapshot.poll_again_seconds is None:
+        return None
+    return utc_now() + timedelta(seconds=snapshot.poll_again_seconds)
+
+
 def _apply(row: GovernanceProcess, snapshot: ProcessSnapshot, state: State) -> None:
     row.outcome = snapshot.outcome
     row.errors = snapshot.errors
@@ -471,6 +493,7 @@ def _apply(row: GovernanceProcess, snapshot: ProcessSnapshot, state: State) -> N
     row.correlation_key = snapshot.correlation_key
     row.closing_at = snapshot.closing_at
     row.poll_every_seconds = snapshot.poll_every_seconds
+    row.poll_again_at = _again_at(snapshot)
     changes = state.written()
     if changes:
         kept = {key: value for key, value in row.state.items() if changes.get(key, "") is not None}
@@ -503,6 +526,7 @@ def _had_effects(loaded: _Loaded, snapshot: ProcessSnapshot) -> bool:
     kept = (row.title, row.correlation_key, row.poll_every_seconds)
     return bool(
         kept != (snapshot.title, snapshot.correlation_key, snapshot.poll_every_seconds)
+        or snapshot.poll_again_seconds is not None
         or loaded.state.written()
         or loaded.plugin.context.state.changes()
         or loaded.plugin.context.events

@@ -8,7 +8,8 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from engine.activities.heartbeat import give_up, try_again, with_heartbeat
-from engine.activities.invocation import call, hand_out, load_plugin, store_effects
+from engine.activities.invocation import hand_out, load_plugin, store_effects
+from engine.activities.pacing import paced_call
 from engine.errors import EngineError, StateConflictError
 from engine.messages import RunTask
 from engine.resources import Engine
@@ -63,7 +64,8 @@ class ProducerActivities:
         if declaration is None:
             raise ApplicationError(f"no task {name}", non_retryable=True)
         try:
-            await call(loaded, f"the task '{name}'", getattr(loaded.plugin, declaration.method))
+            method = getattr(loaded.plugin, declaration.method)
+            await paced_call(self._engine, loaded, f"the task '{name}'", method)
         except EngineError as error:
             log.warning(
                 "task failed",

@@ -104,6 +104,8 @@ class Plugin:
         auth_type: How the platform knows the community; told to drivers, not acted upon.
         webhook_signature: How the platform signs its webhooks, if it does.
         webhook_max_bytes: Largest webhook body; None: the engine's limit.
+        rate_limit: How often the platform may be called, such as ``60/min`` (s, min, h or day):
+            actions, tasks, ``start``, ``close`` and polls of an instance, over all workers.
         webhook_id_header: Header with the platform's own id of a webhook, if it sends one: a
             webhook that comes twice is handled once.
     """
@@ -114,6 +116,7 @@ class Plugin:
     auth_type: ClassVar[str | None] = None
     webhook_signature: ClassVar[SignatureScheme | None] = None
     webhook_max_bytes: ClassVar[int | None] = None
+    rate_limit: ClassVar[str | None] = None
     webhook_id_header: ClassVar[str | None] = None
 
     def __init__(self, context: InvocationContext) -> None:

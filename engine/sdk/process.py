@@ -68,6 +68,7 @@ class ProcessSnapshot:
         correlation_key: What its webhooks are known by.
         closing_at: When the engine closes it, UTC.
         poll_every_seconds: Its own poll interval.
+        poll_again_seconds: When it wants to be polled next, this once.
     """
 
     status: str
@@ -78,6 +79,7 @@ class ProcessSnapshot:
     correlation_key: str | None
     closing_at: datetime | None
     poll_every_seconds: float | None
+    poll_again_seconds: float | None
 
 
 class GovernanceProcess:
@@ -97,6 +99,7 @@ class GovernanceProcess:
         outcome_schema: JSON Schema of the outcome, for the API's documentation.
         poll_every: Time between two calls of ``update``, in seconds or as a timedelta; may be set
             on the object too.
+        poll_again_in: Time until the next call of ``update``, this once; set it in any method.
         id: The process' id.
         status: A ProcessStatus or its value; set it to move the process on.
         outcome: JSON data, told to the driver when it changes.
@@ -118,6 +121,7 @@ class GovernanceProcess:
     input_schema: ClassVar[Mapping[str, Any] | None] = None
     outcome_schema: ClassVar[Mapping[str, Any] | None] = None
     poll_every: float | timedelta | None = None
+    poll_again_in: float | timedelta | None = None
 
     def __init__(self, context: ProcessContext, plugin: Plugin) -> None:
         self.id = context.id
@@ -191,6 +195,7 @@ class GovernanceProcess:
                 if "poll_every" in self.__dict__
                 else None
             ),
+            poll_again_seconds=as_seconds("poll_again_in", self.poll_again_in),
         )
 
 

@@ -23,6 +23,8 @@ Schema = Mapping[str, Any]
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _SLUG_RULE = "1 to 64 lower-case letters, digits, dashes and underscores, a letter or digit first"
 _MARK = "__metagov_declaration__"
+_RATE = re.compile(r"([1-9][0-9]{0,8})/(s|min|h|day)")
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "day": 86400.0}
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,11 @@ class PluginDeclaration:
         )
 
     @property
+    def call_every_seconds(self) -> float | None:
+        """The time between two calls that its rate limit asks for, if it declares one."""
+        return _call_every(self.cls)
+
+    @property
     def event_schemas(self) -> list[Schema]:
         """The schemas of all events that the plugin declares."""
         receiver = self.receiver.event_schemas if self.receiver else ()
@@ -198,6 +205,7 @@ class Registry:
             )
         _check(cls, "config_schema", cls.config_schema)
         _check_initialize(cls)
+        _call_every(cls)
         declared = _declared_methods(cls)
         receivers = [item for item in declared if isinstance(item, ReceiverDeclaration)]
         if len(receivers) > 1:
@@ -393,6 +401,19 @@ def _check(cls: type, attribute: str, schema: object) -> None:
         raise RegistrationError(
             f"{_label(cls)}: `{attribute}` is no valid JSON Schema: {error}"
         ) from None
+
+
+def _call_every(cls: type[Plugin]) -> float | None:
+    limit = cls.rate_limit
+    if limit is None:
+        return None
+    found = _RATE.fullmatch(limit) if isinstance(limit, str) else None
+    if found is None:
+        raise RegistrationError(
+            f"{_label(cls)}: its `rate_limit` is {limit!r:.80}: write a number and s, min, h or "
+            'day, as in rate_limit = "60/min"'
+        )
+    return _SECONDS[found[2]] / int(found[1])
 
 
 def _check_initialize(cls: type[Plugin]) -> None:

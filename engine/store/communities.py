@@ -13,6 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.errors import PluginCodeError, StateConflictError
 from engine.store.database import JsonText, UtcDateTime, new_id, utc_now
+from engine.store.pacing import InstancePace
 
 NAME_MAX_LENGTH = 128
 
@@ -294,6 +295,7 @@ async def delete_instances(session: AsyncSession, ids: Sequence[str]) -> None:
     """
     if ids:
         await session.exec(delete(PluginState).where(col(PluginState.instance_id).in_(ids)))
+        await session.exec(delete(InstancePace).where(col(InstancePace.instance_id).in_(ids)))
         await session.exec(delete(PluginInstance).where(col(PluginInstance.id).in_(ids)))
 
 

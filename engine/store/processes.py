@@ -41,6 +41,7 @@ class GovernanceProcess(SQLModel, table=True):
     correlation_key: str | None = Field(default=None, max_length=255)
     closing_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     poll_every_seconds: float | None = None
+    poll_again_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     state: dict[str, str] = Field(default_factory=dict, sa_type=JsonText)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
     updated_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)

@@ -12,10 +12,18 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlmodel import SQLModel
 
-from engine.store import communities, endpoints, invocations, outbox, processes, webhooks
+from engine.store import (
+    communities,
+    endpoints,
+    invocations,
+    outbox,
+    pacing,
+    processes,
+    webhooks,
+)
 from engine.store.database import Database
 
-TABLES = (communities, endpoints, invocations, outbox, processes, webhooks)
+TABLES = (communities, endpoints, invocations, outbox, pacing, processes, webhooks)
 
 # Any number that is the same for all: it keeps migrations of several hosts apart.
 _MIGRATION_LOCK = 0x6D657461

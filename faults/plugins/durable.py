@@ -10,6 +10,7 @@ from engine.plugins import (
     PlatformDownError,
     Plugin,
     ProcessStatus,
+    RateLimitError,
     Registry,
 )
 
@@ -153,6 +154,41 @@ class Vote(GovernanceProcess):
 
     def close(self):
         self.status = ProcessStatus.COMPLETED
+
+
+@Registry.plugin
+class Limited(Plugin):
+    """A platform that takes four calls a second, and sometimes none."""
+
+    name = "limited"
+    rate_limit = "4/s"
+    config_schema = Durable.config_schema
+
+    @Registry.action(slug="call", description="one call", input_schema={})
+    def call(self, parameters):
+        effect(self.config, f"call {time.time()}")
+        if parameters.get("enough"):
+            raise RateLimitError("enough", retry_after_seconds=parameters["enough"])
+        return {"made": True}
+
+
+@Registry.governance_process
+class Watched(GovernanceProcess):
+    """Polls, as its platform and its own choice allow."""
+
+    name = "watched"
+    plugin_name = "limited"
+    poll_every = 1
+
+    def start(self, parameters):
+        self.status = ProcessStatus.PENDING
+        self.poll_again_in = parameters.get("first")
+
+    def update(self):
+        effect(self.plugin_inst.config, f"poll {time.time()}")
+        self.poll_again_in = self.parameters.get("again")
+        if f"enough {self.id}" in effects(self.plugin_inst.config):
+            raise RateLimitError("enough", retry_after_seconds=4)
 
 
 @Registry.governance_process

@@ -208,6 +208,26 @@ def bad_close() -> None:
         def close(self, why: str) -> None: ...
 
 
+def bad_rate() -> None:
+    @Registry.plugin
+    class Hurried(Plugin):
+        name = "m"
+        rate_limit = "often"
+
+
+@with_plugin
+def bad_look_up() -> None:
+    @Registry.governance_process
+    class Blind(GovernanceProcess):
+        name = "p"
+        plugin_name = "home"
+
+        def start(self, parameters: object) -> None: ...
+
+        def find_started(self) -> bool:
+            return True
+
+
 @with_plugin
 def bad_interval() -> None:
     @Registry.governance_process
@@ -243,6 +263,8 @@ def bad_interval() -> None:
         (bad_input_schema, "Unreadable", "`input_schema` is no valid JSON Schema"),
         (bad_close, "Closing", "close(self)"),
         (bad_interval, "Restless", "poll_every"),
+        (bad_rate, "Hurried", "60/min"),
+        (bad_look_up, "Blind", "find_started(self, parameters)"),
     ],
 )
 def test_mistake_is_told(define: Callable[[], None], cls: str, advice: str) -> None:

@@ -1,0 +1,148 @@
+"""Calls of plugin code at the pace that its platform allows, whichever worker makes them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from temporalio import activity
+
+from engine.activities.invocation import LoadedPlugin, call
+from engine.errors import RateLimitError
+from engine.resources import Engine
+from engine.store import pacing
+from engine.store.database import utc_now
+
+# A call waits so long for its turn; one whose turn is later is told to come back.
+LONGEST_WAIT = timedelta(seconds=5)
+LONGEST_PAUSE = timedelta(days=1)
+DEFAULT_PAUSE = timedelta(seconds=60)
+# Polls that waited for the end of a pause are spread over so much of it again.
+SPREAD = 0.5
+SLOT = "slot"
+
+
+async def paced_call(
+    engine: Engine,
+    loaded: LoadedPlugin,
+    what: str,
+    method: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Call a method of plugin code in its turn.
+
+    Args:
+        engine: What all activities share.
+        loaded: The plugin instance.
+        what: Name of the call for errors and logs.
+        method: The bound method.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        RateLimitError: Its turn is too far off, or the platform has enough; nothing was done.
+        InvocationError: It failed.
+    """
+    now = utc_now()
+    moment = await _pause_of(engine, loaded)
+    if moment is None or moment <= now:
+        moment = await _reserve(engine, loaded, LONGEST_WAIT)
+    wait = moment - now
+    if wait > LONGEST_WAIT:
+        raise RateLimitError(
+            f"The platform of '{loaded.declaration.name}' allows the next call in "
+            f"{wait.total_seconds():.0f} s",
+            retry_after_seconds=wait.total_seconds(),
+        )
+    await asyncio.sleep(max(0.0, wait.total_seconds()))
+    return await noting_limits(engine, loaded, what, method, *args, **kwargs)
+
+
+async def noting_limits(
+    engine: Engine,
+    loaded: LoadedPlugin,
+    what: str,
+    method: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Call a method of plugin code; if the platform has enough, all of the instance hear of it.
+
+    Args:
+        engine: What all activities share.
+        loaded: The plugin instance.
+        what: Name of the call for errors and logs.
+        method: The bound method.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        InvocationError: It failed.
+    """
+    try:
+        return await call(loaded, what, method, *args, **kwargs)
+    except RateLimitError as error:
+        asked = error.retry_after_seconds
+        pause = DEFAULT_PAUSE if asked is None else timedelta(seconds=min(asked, 1e6))
+        until = utc_now() + min(pause, LONGEST_PAUSE)
+        await engine.database.persist(
+            lambda session: pacing.pause(session, loaded.instance_id, until)
+        )
+        raise
+
+
+async def wait_for_poll(engine: Engine, loaded: LoadedPlugin) -> timedelta:
+    """How long a poll has to wait for its turn, without holding a worker's slot meanwhile.
+
+    A turn that was taken travels to the activity's next try by its heartbeat.
+
+    Args:
+        engine: What all activities share.
+        loaded: The plugin instance.
+
+    Returns:
+        The time to wait; zero or less if it is the poll's turn.
+    """
+    now = utc_now()
+    pause = await _pause_of(engine, loaded)
+    if pause is not None and pause > now:
+        wait = pause - now
+        return wait * random.uniform(1, 1 + SPREAD)  # noqa: S311
+    details = list(activity.info().heartbeat_details)
+    if details[:1] == [SLOT]:
+        moment = datetime.fromisoformat(details[1])
+    else:
+        moment = await _reserve(engine, loaded, None)
+    if moment > now:
+        activity.heartbeat(SLOT, moment.isoformat())
+    return moment - now
+
+
+async def _pause_of(engine: Engine, loaded: LoadedPlugin) -> datetime | None:
+    async with engine.database.read() as session:
+        return await pacing.paused_until(session, loaded.instance_id)
+
+
+async def _reserve(engine: Engine, loaded: LoadedPlugin, longest: timedelta | None) -> datetime:
+    every = loaded.declaration.call_every_seconds
+    now = utc_now()
+    if every is None:
+        return now
+    async with engine.database.write() as session:
+        return await pacing.reserve(
+            session,
+            loaded.instance_id,
+            every=timedelta(seconds=every),
+            now=now,
+            longest=longest,
+        )

@@ -1,0 +1,85 @@
+"""Polls and calls keep to the pace that the platform allows, and that a process chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import RunningEngine
+from tests.servers import eventually
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Path:
+    path = tmp_path / "platform"
+    path.touch()
+    return path
+
+
+@pytest.fixture
+async def community(running: RunningEngine, platform: Path) -> str:
+    return await running.community({"name": "limited", "config": {"platform": str(platform)}})
+
+
+def moments(platform: Path, kind: str) -> list[float]:
+    lines = platform.read_text().splitlines()
+    return [float(line.split()[1]) for line in lines if line.startswith(f"{kind} ")]
+
+
+async def test_calls_are_spaced_as_the_plugin_declares(
+    running: RunningEngine, community: str, platform: Path
+) -> None:
+    answers = await asyncio.gather(*(running.act(community, "limited.call") for _ in range(8)))
+    assert {answer.status_code for answer in answers} == {200}
+    made = sorted(moments(platform, "call"))
+    pauses = [after - before for before, after in itertools.pairwise(made)]
+    assert len(made) == 8
+    # Four a second: a little early is the clock of the thread that wrote it.
+    assert min(pauses) > 0.15
+    assert made[-1] - made[0] > 1.6
+
+
+async def test_a_call_whose_turn_is_too_far_off_is_told_when_to_come(
+    running: RunningEngine, community: str, platform: Path
+) -> None:
+    answers = await asyncio.gather(*(running.act(community, "limited.call") for _ in range(40)))
+    refused = [answer for answer in answers if answer.status_code == 502]
+    assert refused
+    assert all(int(answer.headers["retry-after"]) >= 5 for answer in refused)
+    assert len(moments(platform, "call")) == 40 - len(refused)
+
+
+async def test_when_the_platform_has_enough_all_of_the_instance_wait(
+    running: RunningEngine, community: str, platform: Path
+) -> None:
+    started = [await running.start(community, "limited.watched") for _ in range(3)]
+    await eventually(lambda: len(moments(platform, "poll")) >= 3)
+    with platform.open("a") as file:
+        file.write("".join(f"enough {answer.json()['id']}\n" for answer in started))
+    before = len(moments(platform, "poll"))
+    await eventually(lambda: len(moments(platform, "poll")) > before)
+    refused = await running.act(community, "limited.call")
+    assert refused.status_code in (200, 502)
+    seen = len(moments(platform, "poll"))
+    await eventually(lambda: len(moments(platform, "poll")) > seen)
+    polls = moments(platform, "poll")[before:]
+    pauses = [after - before for before, after in itertools.pairwise(polls)]
+    # One or two may have been on their way when the first heard of it; then nobody asks.
+    assert max(pauses) > 3.8
+    assert len(polls) <= 5
+
+
+async def test_a_process_chooses_when_it_is_polled_next(
+    running: RunningEngine, community: str, platform: Path
+) -> None:
+    began = time.time()
+    await running.start(community, "limited.watched", first=3, again=2)
+    await eventually(lambda: len(moments(platform, "poll")) >= 3)
+    polls = moments(platform, "poll")
+    assert 2.5 < polls[0] - began < 6
+    assert 1.8 < polls[1] - polls[0] < 4
+    assert 1.8 < polls[2] - polls[1] < 4
