@@ -4,6 +4,7 @@ UV ?= uv
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+ROW ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install run demo test check format bench faults lock clean sandbox
@@ -45,8 +46,8 @@ format: $(VENV)/.installed ## Format and mend what can be mended
 sandbox: $(VENV)/.installed ## Run the platforms' twins, to play a vote by hand
 	@exec $(BIN)/python -m sandbox.loomio
 
-bench: $(VENV)/.installed ## Measure beside bare Temporal
-	@$(BIN)/python -m bench $(ARGS)
+bench: $(VENV)/.installed ## Measure beside bare Temporal (ROW=2 for one row)
+	@$(BIN)/python -m bench $(ROW) $(ARGS)
 
 faults: $(VENV)/.installed ## Kill, cut and fill what can be; nothing may be lost (ARGS=--help)
 	@$(BIN)/python -m faults $(ARGS)

@@ -15,6 +15,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from engine.activities.actions import ActionActivities
 from engine.activities.communities import CommunityActivities
 from engine.activities.deliveries import DeliveryActivities
+from engine.activities.polls import PollActivities
 from engine.activities.processes import ProcessActivities
 from engine.activities.producers import ProducerActivities
 from engine.activities.reconciliation import ReconciliationActivities
@@ -59,7 +60,7 @@ def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]
         activities=[
             actions.perform_action,
             processes.invoke_process,
-            processes.poll_process,
+            PollActivities(engine).poll_process,
             processes.read_process,
             WebhookActivities(engine).receive_webhook,
             ProducerActivities(engine).run_task,

@@ -26,6 +26,7 @@ from api import (
     processes,
     webhooks,
 )
+from api.capacity import Capacity
 from api.feed import Feed
 from api.openapi import install_openapi
 from api.problems import install_problem_handlers
@@ -92,6 +93,7 @@ def create_app(settings: Settings | None = None, client: Client | None = None) -
         app.include_router(router)
     install_problem_handlers(app)
     install_openapi(app)
+    app.add_middleware(Capacity, settings=chosen)
     app.add_middleware(_RequestLog)
     app.add_middleware(
         CorrelationIdMiddleware, header_name="X-Request-ID", validator=_is_request_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
+import threading
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
@@ -19,6 +20,9 @@ from httpcore._backends.base import SOCKET_OPTION
 from engine.errors import OutboundRefusedError
 
 LONGEST_URL = 2048
+# How many calls run at once is limited elsewhere: none waits here for another's connection. Servers
+# close idle connections after 5 s and more: one that is given up before cannot break off a request.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=2)
 # IPv6 networks whose addresses carry an IPv4 address in them (RFC 6052, RFC 3056).
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -187,6 +191,58 @@ def _ssl_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+class Connections:
+    """Connections that calls of plugin code share: kept open for a while, found by their address.
+
+    What tells communities apart (keys, cookies) is with each call's own client, never with these.
+
+    Args:
+        policy: Which addresses may be called.
+    """
+
+    def __init__(self, policy: OutboundPolicy) -> None:
+        self._policy = policy
+        self._sync: httpx.HTTPTransport | None = None
+        self._async: httpx.AsyncHTTPTransport | None = None
+        self._lock = threading.Lock()
+
+    def sync_transport(self) -> httpx.BaseTransport:
+        """The connections of plain ``def`` methods; a client's end does not close them."""
+        with self._lock:
+            if self._sync is None:
+                self._sync = checked_sync_transport(self._policy)
+        return _Shared(self._sync)
+
+    def async_transport(self) -> httpx.AsyncBaseTransport:
+        """The connections of ``async def`` methods; a client's end does not close them."""
+        if self._async is None:
+            self._async = checked_transport(self._policy)
+        return _SharedAsync(self._async)
+
+    async def close(self) -> None:
+        """Close them all."""
+        if self._sync is not None:
+            self._sync.close()
+        if self._async is not None:
+            await self._async.aclose()
+
+
+class _Shared(httpx.BaseTransport):
+    def __init__(self, transport: httpx.HTTPTransport) -> None:
+        self._transport = transport
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        return self._transport.handle_request(request)
+
+
+class _SharedAsync(httpx.AsyncBaseTransport):
+    def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._transport.handle_async_request(request)
+
+
 def checked_sync_transport(policy: OutboundPolicy) -> httpx.HTTPTransport:
     """A transport for ``httpx.Client`` that keeps to a policy.
 
@@ -196,7 +252,7 @@ def checked_sync_transport(policy: OutboundPolicy) -> httpx.HTTPTransport:
     Returns:
         The transport; a refused address raises OutboundRefusedError.
     """
-    transport = httpx.HTTPTransport(verify=_ssl_context())
+    transport = httpx.HTTPTransport(verify=_ssl_context(), limits=_LIMITS)
     # httpx offers no way to hand in the backend, where the address is known.
     pool: Any = transport._pool
     pool._network_backend = _CheckedBackend(policy)
@@ -212,7 +268,7 @@ def checked_transport(policy: OutboundPolicy) -> httpx.AsyncHTTPTransport:
     Returns:
         The transport; a refused address raises OutboundRefusedError.
     """
-    transport = httpx.AsyncHTTPTransport(verify=_ssl_context())
+    transport = httpx.AsyncHTTPTransport(verify=_ssl_context(), limits=_LIMITS)
     pool: Any = transport._pool
     pool._network_backend = _CheckedAsyncBackend(policy)
     return transport

@@ -12,7 +12,7 @@ from typing import Any
 from temporalio.client import Client
 
 from engine.messages import Capabilities
-from engine.outbound import OutboundPolicy
+from engine.outbound import Connections, OutboundPolicy
 from engine.schedules import Schedules
 from engine.sdk.registry import ProcessDeclaration
 from engine.settings import Settings, SettingsError
@@ -33,6 +33,7 @@ class Engine:
         temporal: What is asked of Temporal.
         schedules: What is asked of its schedules.
         outbound: Which addresses may be called.
+        connections: To platforms, shared by all calls of plugin code.
     """
 
     settings: Settings
@@ -41,6 +42,7 @@ class Engine:
     temporal: Temporal
     schedules: Schedules
     outbound: OutboundPolicy
+    connections: Connections
 
 
 def check_settings(settings: Settings) -> None:
@@ -90,6 +92,9 @@ async def open_engine(
         database = open_database(settings)
         stack.push_async_callback(database.close)
         connected = client or await connect(settings, lazy=lazy)
+        outbound = _outbound(settings)
+        connections = Connections(outbound)
+        stack.push_async_callback(connections.close)
         schedules = Schedules(connected, settings)
         stack.push_async_callback(schedules.close)
         yield Engine(
@@ -98,7 +103,8 @@ async def open_engine(
             secrets=open_secret_box(settings),
             temporal=Temporal(connected, settings),
             schedules=schedules,
-            outbound=_outbound(settings),
+            outbound=outbound,
+            connections=connections,
         )
 
 

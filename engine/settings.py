@@ -126,6 +126,18 @@ class Settings(BaseSettings):
     worker_grace_seconds: float = Field(
         20, ge=0, le=600, description="How long a stopping worker lets calls of plugin code finish."
     )
+    max_concurrent_requests: int = Field(
+        200, ge=1, le=10000, description="Requests of drivers at once in one API process."
+    )
+    max_concurrent_webhooks: int = Field(
+        20, ge=1, le=10000, description="Webhooks at once in one API process."
+    )
+    max_concurrent_readers: int = Field(
+        1000, ge=1, le=100000, description="Requests that read or wait, at once in one API process."
+    )
+    capacity_wait_seconds: float = Field(
+        5, ge=0, le=60, description="How long a request over these limits waits (then 503)."
+    )
     request_max_bytes: int = Field(
         1_048_576, ge=1024, description="Largest body of a request, in bytes."
     )

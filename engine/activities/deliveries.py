@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from engine.outbound import checked_transport
 from engine.resources import Engine, delivery_secrets
 from engine.store import endpoints, outbox
 from engine.store.database import utc_now
+from engine.store.endpoints import Endpoint
 from engine.store.outbox import DELIVERED, FAILED, PENDING, OutboxItem
 
 log = structlog.get_logger()
@@ -71,12 +73,15 @@ class DeliveryActivities:
         await with_heartbeat(self._deliver(delivery.item_id))
 
     async def _deliver(self, item_id: str) -> None:
-        database = self._engine.database
-        item = await database.recall(lambda session: outbox.get_item(session, item_id))
+        async def find(session: AsyncSession) -> tuple[OutboxItem | None, Sequence[Endpoint]]:
+            item = await outbox.get_item(session, item_id)
+            url = item.url if item is not None else None
+            return item, await endpoints.endpoints_above(session, url) if url else []
+
+        item, covering = await self._engine.database.recall(find)
         if item is None or item.status != PENDING or item.url is None:
             return
         url = item.url
-        covering = await database.recall(lambda session: endpoints.endpoints_above(session, url))
         if any(endpoint.url == url and endpoint.disabled_at for endpoint in covering):
             await self._note(item, None, DISABLED, over=True)
             return

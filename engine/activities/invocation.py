@@ -11,6 +11,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -41,6 +42,7 @@ class LoadedPlugin:
         plugin: The object that stands for the instance during the call.
         context: What the call is given, and what it did.
         hidden: The config's secrets, to be kept out of every text.
+        paused_until: Until when its platform wants no calls, if it said so.
     """
 
     instance_id: str
@@ -48,6 +50,7 @@ class LoadedPlugin:
     plugin: Plugin
     context: InvocationContext
     hidden: tuple[str, ...]
+    paused_until: datetime | None = None
 
     @property
     def community(self) -> str:
@@ -76,8 +79,8 @@ async def load_plugin(
     found = await communities.find_enabled(session, community, plugin)
     if found is None:
         return None
-    instance, readable_name = found
-    return build_plugin(
+    instance, readable_name, paused_until = found
+    loaded = build_plugin(
         engine,
         instance_id=instance.id,
         plugin=instance.plugin,
@@ -86,6 +89,8 @@ async def load_plugin(
         state=await communities.load_state(session, instance.id),
         key=key,
     )
+    loaded.paused_until = paused_until
+    return loaded
 
 
 def build_plugin(
@@ -125,7 +130,7 @@ def build_plugin(
         idempotency_key=key,
         webhook_url=engine.settings.base_url
         + webhook_path(community.name, plugin, config.get("webhook_slug")),
-        outbound=engine.outbound,
+        connections=engine.connections,
         timeout_seconds=engine.settings.invocation_timeout_seconds,
         log=log.bind(community=community.name, plugin=plugin, invocation=key),
     )

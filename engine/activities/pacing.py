@@ -19,7 +19,8 @@ from engine.store.database import utc_now
 # A call waits so long for its turn; one whose turn is later is told to come back.
 LONGEST_WAIT = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(days=1)
-DEFAULT_PAUSE = timedelta(seconds=60)
+# For platforms that do not say how long; short enough for a call to wait for its end.
+DEFAULT_PAUSE = timedelta(seconds=4)
 # Polls that waited for the end of a pause are spread over so much of it again.
 SPREAD = 0.5
 SLOT = "slot"
@@ -51,7 +52,7 @@ async def paced_call(
         InvocationError: It failed.
     """
     now = utc_now()
-    moment = await _pause_of(engine, loaded)
+    moment = loaded.paused_until
     if moment is None or moment <= now:
         moment = await _reserve(engine, loaded, LONGEST_WAIT)
     wait = moment - now
@@ -114,9 +115,8 @@ async def wait_for_poll(engine: Engine, loaded: LoadedPlugin) -> timedelta:
         The time to wait; zero or less if it is the poll's turn.
     """
     now = utc_now()
-    pause = await _pause_of(engine, loaded)
-    if pause is not None and pause > now:
-        wait = pause - now
+    if loaded.paused_until is not None and loaded.paused_until > now:
+        wait = loaded.paused_until - now
         return wait * random.uniform(1, 1 + SPREAD)  # noqa: S311
     details = list(activity.info().heartbeat_details)
     if details[:1] == [SLOT]:
@@ -125,12 +125,10 @@ async def wait_for_poll(engine: Engine, loaded: LoadedPlugin) -> timedelta:
         moment = await _reserve(engine, loaded, None)
     if moment > now:
         activity.heartbeat(SLOT, moment.isoformat())
+    else:
+        # Used: the next poll takes another one.
+        activity.heartbeat()
     return moment - now
-
-
-async def _pause_of(engine: Engine, loaded: LoadedPlugin) -> datetime | None:
-    async with engine.database.read() as session:
-        return await pacing.paused_until(session, loaded.instance_id)
 
 
 async def _reserve(engine: Engine, loaded: LoadedPlugin, longest: timedelta | None) -> datetime:

@@ -25,7 +25,7 @@ from engine.errors import (
     PluginError,
     RateLimitError,
 )
-from engine.outbound import OutboundPolicy, checked_sync_transport, checked_transport
+from engine.outbound import Connections
 
 LARGEST_RESPONSE_BYTES = 10 * 1024 * 1024
 LONGEST_REASON = 300
@@ -114,30 +114,30 @@ class AsyncClient(httpx.AsyncClient):
         return response
 
 
-def sync_client(options: HttpOptions, policy: OutboundPolicy) -> Client:
+def sync_client(options: HttpOptions, connections: Connections) -> Client:
     """Make a client for plain ``def`` methods.
 
     Args:
         options: What the plugin wants.
-        policy: Which addresses may be called.
+        connections: The connections that it shares with others.
 
     Returns:
         The client.
     """
-    return Client(transport=checked_sync_transport(policy), **_arguments(options))
+    return Client(transport=connections.sync_transport(), **_arguments(options))
 
 
-def async_client(options: HttpOptions, policy: OutboundPolicy) -> AsyncClient:
+def async_client(options: HttpOptions, connections: Connections) -> AsyncClient:
     """Make a client for ``async def`` methods.
 
     Args:
         options: What the plugin wants.
-        policy: Which addresses may be called.
+        connections: The connections that it shares with others.
 
     Returns:
         The client.
     """
-    return AsyncClient(transport=checked_transport(policy), **_arguments(options))
+    return AsyncClient(transport=connections.async_transport(), **_arguments(options))
 
 
 def _arguments(options: HttpOptions) -> dict[str, Any]:

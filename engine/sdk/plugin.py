@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import structlog
 
 from engine.errors import PluginCodeError
-from engine.outbound import OutboundPolicy
+from engine.outbound import Connections
 from engine.sdk.http import AsyncClient, Client, HttpOptions, async_client, sync_client
 from engine.sdk.parameters import json_safe
 from engine.sdk.signatures import SignatureScheme
@@ -61,7 +61,7 @@ class InvocationContext:
         state: The instance's state during this call.
         idempotency_key: The same on every try of this call.
         webhook_url: The public URL of the instance's webhooks.
-        outbound: Which addresses may be called.
+        connections: To platforms; shared with other calls.
         timeout_seconds: How long the call may take.
         log: Logger that carries community, plugin and call.
         clock: The present time, in UTC.
@@ -73,7 +73,7 @@ class InvocationContext:
     state: State
     idempotency_key: str
     webhook_url: str
-    outbound: OutboundPolicy
+    connections: Connections
     timeout_seconds: float = 30
     log: Any = field(default_factory=structlog.get_logger)
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -201,10 +201,12 @@ class Plugin:
             asyncio.get_running_loop()
         except RuntimeError:
             if self._context.sync_http is None:
-                self._context.sync_http = sync_client(self.http_options(), self._context.outbound)
+                self._context.sync_http = sync_client(
+                    self.http_options(), self._context.connections
+                )
             return self._context.sync_http
         if self._context.async_http is None:
-            self._context.async_http = async_client(self.http_options(), self._context.outbound)
+            self._context.async_http = async_client(self.http_options(), self._context.connections)
         return self._context.async_http
 
     def send_event_to_driver(

@@ -173,8 +173,8 @@ async def find_instance(
 
 async def find_enabled(
     session: AsyncSession, community: str, plugin: str
-) -> tuple[PluginInstance, str] | None:
-    """Find a plugin of a community, together with the community's name for people.
+) -> tuple[PluginInstance, str, datetime | None] | None:
+    """Find a plugin of a community, together with what a call of it needs to know.
 
     Args:
         session: An open session.
@@ -182,15 +182,17 @@ async def find_enabled(
         plugin: The plugin's name.
 
     Returns:
-        The instance and the readable name, or None if the plugin is not enabled there.
+        The instance, the community's name for people, and until when its platform wants no calls;
+        None if the plugin is not enabled there.
     """
     query = (
-        select(PluginInstance, Community.readable_name)
+        select(PluginInstance, Community.readable_name, InstancePace.paused_until)
         .join(Community, col(Community.name) == col(PluginInstance.community))
+        .outerjoin(InstancePace, col(InstancePace.instance_id) == col(PluginInstance.id))
         .where(col(PluginInstance.community) == community, col(PluginInstance.plugin) == plugin)
     )
     found = (await session.exec(query)).one_or_none()
-    return (found[0], found[1]) if found is not None else None
+    return (found[0], found[1], found[2]) if found is not None else None
 
 
 async def load_state(session: AsyncSession, instance_id: str) -> dict[str, str]:

@@ -21,20 +21,6 @@ class InstancePace(SQLModel, table=True):
     paused_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
-async def paused_until(session: AsyncSession, instance_id: str) -> datetime | None:
-    """Until when the platform wants no calls.
-
-    Args:
-        session: An open session.
-        instance_id: The instance.
-
-    Returns:
-        The moment, which may be past; None if it never said so.
-    """
-    pace = await session.get(InstancePace, instance_id)
-    return pace.paused_until if pace is not None else None
-
-
 async def pause(session: AsyncSession, instance_id: str, until: datetime) -> None:
     """Note that the platform wants no calls for a while.
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from sandbox.loomio import API_KEY, GROUP, LoomioTwin
+from sandbox.loomio import API_KEY, GROUP, Fault, LoomioTwin
 from tests.engine.conftest import RunningEngine
 from tests.servers import eventually, serve
 
@@ -230,14 +230,45 @@ async def test_what_the_platform_refuses_is_told(running: RunningEngine, twin: L
     refused = await running.start(community, "loomio.poll", **body)
     assert refused.status_code == 502
     assert "must be in the future" in refused.json()["detail"]
-    twin.failures = [500]
+    twin.failures = [500] * 20
     down = await running.start(community, "loomio.poll", title="x", closing_at=tomorrow())
     assert down.status_code == 502
     assert "Sorry, something went wrong" in down.json()["detail"]
+    twin.failures = []
     twin.rate_limited = 1
     patient = await running.start(community, "loomio.poll", title="x", closing_at=tomorrow())
     assert patient.status_code == 202, "a 429 proves that nothing was done, so it is tried again"
     assert len(twin.polls) == 1
+
+
+@pytest.mark.parametrize("made", [True, False])
+async def test_a_start_whose_answer_was_lost_makes_one_poll(
+    running: RunningEngine, twin: LoomioTwin, made: bool
+) -> None:
+    """Loomio may have made the poll, or not, before it failed: the list of its polls tells."""
+    community = await running.community(config(twin))
+    # Longer than a call may take, so the answer is lost.
+    twin.failures = [Fault(200, 4, late=True) if made else Fault(500)]
+    started = await running.start(community, "loomio.poll", title="x", closing_at=tomorrow())
+    assert started.status_code == 202, started.text
+    polls = list(twin.polls.values())
+    assert len(polls) == 1
+    assert started.json()["url"].endswith(f"/p/{polls[0].key}")
+    assert polls[0].fields["details"].startswith("<!-- metagov ")
+
+
+async def test_a_poll_in_a_thread_cannot_be_looked_up(
+    running: RunningEngine, twin: LoomioTwin
+) -> None:
+    community = await running.community(config(twin))
+    made = await running.act(community, "loomio.create-discussion", title="T", description="D")
+    twin.failures = [Fault(500)]
+    started = await running.start(
+        community, "loomio.poll", title="x", closing_at=tomorrow(), topic_id=made.json()["topic_id"]
+    )
+    assert started.status_code == 502
+    listed = await running.http.get("/api/internal/process", params={"community": community})
+    assert listed.json()["processes"][0]["errors"]["code"] == "start_outcome_unknown"
 
 
 async def test_orphan_is_refused_and_removed(running: RunningEngine, twin: LoomioTwin) -> None:

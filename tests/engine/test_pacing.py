@@ -83,3 +83,14 @@ async def test_a_process_chooses_when_it_is_polled_next(
     assert 2.5 < polls[0] - began < 6
     assert 1.8 < polls[1] - polls[0] < 4
     assert 1.8 < polls[2] - polls[1] < 4
+
+
+async def test_polls_are_spaced_as_the_plugin_declares(
+    running: RunningEngine, community: str, platform: Path
+) -> None:
+    """Eight processes that want to be polled each second, and a platform that takes four."""
+    for _ in range(8):
+        await running.start(community, "limited.watched")
+    await eventually(lambda: len(moments(platform, "poll")) >= 24, 30)
+    polls = moments(platform, "poll")
+    assert len(polls) / (polls[-1] - polls[0]) < 5

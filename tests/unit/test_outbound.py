@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from engine.errors import (
     PluginError,
     RateLimitError,
 )
-from engine.outbound import OutboundPolicy, checked_transport
+from engine.outbound import Connections, OutboundPolicy, checked_transport
 from engine.sdk.http import HttpOptions, as_plugin_error, async_client, sync_client
 from tests.servers import free_port, serve
 
@@ -81,6 +82,11 @@ def test_bad_network_is_told() -> None:
         OutboundPolicy(allow_loopback=True, allowed_networks=["10.0.0.1/8"])
 
 
+async def _who(request: Request) -> Response:
+    assert request.client is not None
+    return JSONResponse({"port": request.client.port, "key": request.headers.get("x-key")})
+
+
 async def _answer(request: Request) -> Response:
     status = int(request.path_params["status"])
     if status == 500:
@@ -91,7 +97,7 @@ async def _answer(request: Request) -> Response:
 
 @pytest.fixture
 async def platform() -> AsyncIterator[str]:
-    async with serve(Starlette(routes=[Route("/{status}", _answer)])) as url:
+    async with serve(Starlette(routes=[Route("/who", _who), Route("/{status}", _answer)])) as url:
         yield url
 
 
@@ -110,7 +116,7 @@ async def test_statuses_are_errors_of_the_field(
     platform: str, status: int, kind: type[PluginError], words: str
 ) -> None:
     options = HttpOptions(base_url=platform, headers={"Authorization": "Bearer s3cret"})
-    async with async_client(options, LOCAL) as client:
+    async with async_client(options, Connections(LOCAL)) as client:
         with pytest.raises(kind) as caught:
             await client.get(f"/{status}", params={"api_key": "s3cret"})
     assert words in caught.value.detail
@@ -123,18 +129,21 @@ async def test_statuses_are_errors_of_the_field(
 
 async def test_the_connection_itself_is_checked(platform: str) -> None:
     by_name = platform.replace("127.0.0.1", "localhost")
-    async with async_client(HttpOptions(), PUBLIC) as client:
+    async with async_client(HttpOptions(), Connections(PUBLIC)) as client:
         with pytest.raises(PlatformUnreachableError, match="no address that may be called"):
             await client.get(f"{by_name}/200")
     async with httpx.AsyncClient(transport=checked_transport(PUBLIC)) as plain:
         with pytest.raises(OutboundRefusedError):
             await plain.get(f"{by_name}/200")
-    async with async_client(HttpOptions(), LOCAL) as client:
+    async with async_client(HttpOptions(), Connections(LOCAL)) as client:
         assert (await client.get(f"{by_name}/200")).status_code == 200
 
 
 def test_unreachable_proves_that_nothing_was_done() -> None:
-    with sync_client(HttpOptions(), LOCAL) as client, pytest.raises(PlatformUnreachableError) as e:
+    with (
+        sync_client(HttpOptions(), Connections(LOCAL)) as client,
+        pytest.raises(PlatformUnreachableError) as e,
+    ):
         client.get(f"http://127.0.0.1:{free_port()}/")
     assert e.value.nothing_done
 
@@ -152,3 +161,21 @@ def test_unreachable_proves_that_nothing_was_done() -> None:
 def test_mapping(error: Exception, kind: Any) -> None:
     mapped = as_plugin_error(error)
     assert type(mapped) is (kind or type(None))
+
+
+async def test_calls_share_connections_but_nothing_else(platform: str) -> None:
+    """The second client finds the first one's connection; its headers are its own."""
+    connections = Connections(LOCAL)
+    seen = []
+    for key in ("one", "two"):
+        options = HttpOptions(base_url=platform, headers={"X-Key": key})
+        async with async_client(options, connections) as client:
+            seen.append((await client.get("/who")).json())
+    assert seen[0]["port"] == seen[1]["port"]
+    assert [item["key"] for item in seen] == ["one", "two"]
+    ports = set()
+    for _ in range(2):
+        with sync_client(HttpOptions(base_url=platform), connections) as plain:
+            ports.add(await asyncio.to_thread(lambda: plain.get("/who").json()["port"]))
+    assert len(ports) == 1
+    await connections.close()

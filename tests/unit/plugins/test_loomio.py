@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import engine.plugins.loomio
-from engine.outbound import OutboundPolicy
+from engine.outbound import Connections, OutboundPolicy
 from engine.plugins import (
     AuthenticationError,
     Community,
@@ -50,7 +50,7 @@ class Enabled:
             state=State({}, lambda module: False),
             idempotency_key="k",
             webhook_url="",
-            outbound=OutboundPolicy(allow_loopback=True),
+            connections=Connections(OutboundPolicy(allow_loopback=True)),
             clock=twin.now,
         )
         self.plugin = Loomio(self.context)

@@ -1,0 +1,45 @@
+"""What is measured: a process that waits for its webhook, one that is polled, a slow action."""
+
+from engine.plugins import GovernanceProcess, HttpOptions, Plugin, ProcessStatus, Registry
+
+
+@Registry.plugin
+class Measured(Plugin):
+    name = "measured"
+    config_schema = {"type": "object", "properties": {"upstream": {"type": "string"}}}
+
+    def http_options(self):
+        return HttpOptions(base_url=self.config["upstream"])
+
+    def webhook_key(self, request):
+        return request.text
+
+    @Registry.action(slug="slow", description="asks a slow platform")
+    async def slow(self):
+        return (await self.http.post("/action")).json()
+
+
+@Registry.governance_process
+class Keyed(GovernanceProcess):
+    name = "keyed"
+    plugin_name = "measured"
+
+    def start(self, parameters):
+        self.correlation_key = self.id
+        self.status = ProcessStatus.PENDING
+
+    def receive_webhook(self, request):
+        self.outcome = {"heard": self.outcome.get("heard", 0) + 1}
+
+
+@Registry.governance_process
+class Polled(GovernanceProcess):
+    name = "polled"
+    plugin_name = "measured"
+    poll_every = 60
+
+    def start(self, parameters):
+        self.status = ProcessStatus.PENDING
+
+    async def update(self):
+        await self.http.get(f"/poll/{self.id}")

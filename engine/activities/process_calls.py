@@ -1,0 +1,329 @@
+"""A process, loaded for one call of its class; and what the call made of it, stored."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from engine.activities.invocation import (
+    LoadedPlugin,
+    hand_out,
+    load_plugin,
+    modules_of,
+    store_effects,
+    tell_of_process,
+)
+from engine.errors import PluginCodeError, UnavailableError
+from engine.messages import COMPLETED, InvocationOutcome, ProcessRecord
+from engine.resources import Engine
+from engine.sdk.parameters import Parameters
+from engine.sdk.process import GovernanceProcess as ProcessObject
+from engine.sdk.process import ProcessContext, ProcessSnapshot
+from engine.sdk.registry import ProcessDeclaration
+from engine.sdk.state import State
+from engine.store import invocations, processes
+from engine.store.database import utc_now
+from engine.store.invocations import DONE, Invocation
+from engine.store.processes import GovernanceProcess
+
+
+@dataclass
+class LoadedProcess:
+    """A process, ready for one call.
+
+    Attributes:
+        row: The process as it was stored.
+        plugin: Its plugin instance.
+        declaration: What its class declares.
+        process: The object that stands for it during the call.
+        state: Its own data during the call.
+    """
+
+    row: GovernanceProcess
+    plugin: LoadedPlugin
+    declaration: ProcessDeclaration
+    process: ProcessObject
+    state: State
+
+    @property
+    def name(self) -> str:
+        """``{plugin}.{slug}``."""
+        return self.declaration.name
+
+    def is_news(self, snapshot: ProcessSnapshot) -> bool:
+        """Whether the record that the workflow and drivers know has changed.
+
+        Args:
+            snapshot: What the call made of the process.
+        """
+        row = self.row
+        return snapshot.status == COMPLETED or (
+            (row.outcome, row.errors, row.url, row.closing_at)
+            != (snapshot.outcome, snapshot.errors, snapshot.url, snapshot.closing_at)
+        )
+
+    def had_effects(self, snapshot: ProcessSnapshot) -> bool:
+        """Whether there is anything else to store.
+
+        Args:
+            snapshot: What the call made of the process.
+        """
+        kept = (self.row.title, self.row.correlation_key, self.row.poll_every_seconds)
+        return bool(
+            kept != (snapshot.title, snapshot.correlation_key, snapshot.poll_every_seconds)
+            or snapshot.poll_again_seconds is not None
+            or self.state.written()
+            or self.plugin.context.state.changes()
+            or self.plugin.context.events
+        )
+
+
+async def read_record(engine: Engine, process_id: str) -> ProcessRecord:
+    """Read a process' record.
+
+    Args:
+        engine: What all activities share.
+        process_id: The process.
+
+    Returns:
+        The record as it stands.
+    """
+    async with engine.database.read() as session:
+        return (await _get(session, process_id)).record()
+
+
+async def done_before(
+    engine: Engine, process_id: str, invocation_id: str
+) -> InvocationOutcome | None:
+    """Look whether a call is needed.
+
+    Args:
+        engine: What all activities share.
+        process_id: The process.
+        invocation_id: The call's mark.
+
+    Returns:
+        The outcome, if the call was made before or the process needs none any more.
+    """
+    async with engine.database.read() as session:
+        row = await _get(session, process_id)
+        mark = await invocations.get_invocation(session, invocation_id)
+    if mark is not None:
+        await hand_out(engine, row.community, (mark.result or {}).get("items", []))
+        return InvocationOutcome(row.record(), mark.id if mark.error else None)
+    return InvocationOutcome(row.record()) if row.status == COMPLETED else None
+
+
+async def load_process(engine: Engine, process_id: str, invocation_id: str) -> LoadedProcess:
+    """Load a process with its plugin instance.
+
+    Args:
+        engine: What all activities share.
+        process_id: The process.
+        invocation_id: The call's mark, and its idempotency key.
+
+    Returns:
+        The process, ready for one call.
+
+    Raises:
+        PluginCodeError: Its plugin is not enabled, or this worker does not know its class.
+    """
+    async with engine.database.read() as session:
+        row = await _get(session, process_id)
+        plugin = await load_plugin(engine, session, row.community, row.plugin, invocation_id)
+        if plugin is None:
+            raise PluginCodeError(f"Plugin '{row.plugin}' is not enabled any more")
+    declaration = plugin.declaration.processes.get(row.slug)
+    if declaration is None:
+        raise PluginCodeError(f"This worker knows no process '{row.name}'")
+    context = ProcessContext(
+        id=row.id,
+        status=row.status,
+        parameters=Parameters(row.parameters, declaration.input_schema),
+        outcome=row.outcome,
+        errors=row.errors,
+        url=row.url,
+        title=row.title,
+        correlation_key=row.correlation_key,
+        closing_at=row.closing_at,
+        poll_every_seconds=row.poll_every_seconds,
+        created_at=row.created_at,
+        state=State(row.state, modules_of(plugin.declaration)),
+    )
+    plugin.context.log = plugin.context.log.bind(process=row.id)
+    process = declaration.cls(context, plugin.plugin)
+    return LoadedProcess(row, plugin, declaration, process, context.state)
+
+
+def snapshot_of(engine: Engine, loaded: LoadedProcess) -> ProcessSnapshot:
+    """Read off and check what a call made of a process.
+
+    Args:
+        engine: What all activities share.
+        loaded: The process after the call.
+
+    Returns:
+        Plain data.
+
+    Raises:
+        PluginCodeError: An attribute or a value of its state cannot be stored, or is too large.
+    """
+    snapshot = loaded.process.snapshot()
+    size = len(json.dumps([snapshot.outcome, snapshot.errors]))
+    most = engine.settings.record_max_bytes
+    if size > most:
+        raise PluginCodeError(
+            f"outcome and errors of process '{loaded.name}' are {size} bytes of "
+            f"JSON; allowed are {most}"
+        )
+    loaded.state.written()
+    return snapshot
+
+
+async def commit(
+    engine: Engine, loaded: LoadedProcess, snapshot: ProcessSnapshot, mark: str, method: str
+) -> InvocationOutcome:
+    """Store what a call did, with the mark that it is done, and hand out what drivers are told.
+
+    Args:
+        engine: What all activities share.
+        loaded: The process after the call.
+        snapshot: What the call made of it.
+        mark: The call's mark.
+        method: The method that was called.
+
+    Returns:
+        The record as it was stored; as it was before, if the process was ended meanwhile.
+
+    Raises:
+        StateConflictError: Another call changed the state that this one relied on.
+    """
+
+    async def store(session: AsyncSession) -> tuple[ProcessRecord, list[str]]:
+        row = await lock(session, loaded.row.id)
+        done = await invocations.get_invocation(session, mark)
+        if done is not None:
+            return row.record(), (done.result or {}).get("items", [])
+        if row.status == COMPLETED:
+            # It was ended meanwhile: nothing of this call may stand.
+            if method == "start" and row.errors.get("kind") == UnavailableError.kind:
+                return await _store_withdrawn(session, row, snapshot, mark)
+            return row.record(), []
+        told = _tells_driver(row, snapshot, method)
+        _apply(row, snapshot, loaded.state)
+        items = await store_effects(engine, session, loaded.plugin)
+        if told:
+            items += await tell_of_process(session, row)
+        session.add(marked(row, mark, method, result={"items": items}))
+        return row.record(), items
+
+    record, items = await engine.database.persist(store)
+    await hand_out(engine, record.community, items)
+    return InvocationOutcome(record)
+
+
+async def _store_withdrawn(
+    session: AsyncSession, row: GovernanceProcess, snapshot: ProcessSnapshot, mark: str
+) -> tuple[ProcessRecord, list[str]]:
+    """Tell of a start that ended after its request had been answered with 503."""
+    row.url = snapshot.url
+    row.errors = {
+        "code": "start_outcome_unknown",
+        "message": "The request was given up while its start was under way; "
+        "what it made on the platform may still be there",
+    }
+    row.updated_at = utc_now()
+    items = await tell_of_process(session, row)
+    session.add(marked(row, mark, "start", result={"items": items}))
+    return row.record(), items
+
+
+async def lock(session: AsyncSession, process_id: str) -> GovernanceProcess:
+    """Read a process, with other writers of it waiting.
+
+    Args:
+        session: A session in a transaction.
+        process_id: The process.
+
+    Returns:
+        The process.
+    """
+    row = await processes.lock_process(session, process_id)
+    assert row is not None, "processes are never deleted"
+    return row
+
+
+def marked(
+    row: GovernanceProcess, invocation_id: str, method: str, *, result: Any, error: Any = None
+) -> Invocation:
+    """Make the mark that a call is done.
+
+    Args:
+        row: The process.
+        invocation_id: The mark's id.
+        method: The method that was called.
+        result: What it led to.
+        error: Its error, if it failed.
+
+    Returns:
+        The mark, to be stored with what the call did.
+    """
+    return Invocation(
+        id=invocation_id,
+        community=row.community,
+        instance_id=row.instance_id,
+        plugin=row.plugin,
+        target=f"{row.slug}#{method}",
+        status=DONE,
+        result=result,
+        error=error,
+        finished_at=utc_now(),
+    )
+
+
+def again_at(snapshot: ProcessSnapshot) -> datetime | None:
+    """When a process chose to be polled next, if it did.
+
+    Args:
+        snapshot: What a call made of the process.
+    """
+    if snapshot.poll_again_seconds is None:
+        return None
+    return utc_now() + timedelta(seconds=snapshot.poll_again_seconds)
+
+
+async def _get(session: AsyncSession, process_id: str) -> GovernanceProcess:
+    row = await processes.get_process(session, process_id)
+    assert row is not None, "a process is stored before its workflow starts"
+    return row
+
+
+def _apply(row: GovernanceProcess, snapshot: ProcessSnapshot, state: State) -> None:
+    row.outcome = snapshot.outcome
+    row.errors = snapshot.errors
+    row.url = snapshot.url
+    row.title = snapshot.title
+    row.correlation_key = snapshot.correlation_key
+    row.closing_at = snapshot.closing_at
+    row.poll_every_seconds = snapshot.poll_every_seconds
+    row.poll_again_at = again_at(snapshot)
+    changes = state.written()
+    if changes:
+        kept = {key: value for key, value in row.state.items() if changes.get(key, "") is not None}
+        row.state = kept | {key: value for key, value in changes.items() if value is not None}
+    row.updated_at = utc_now()
+    if snapshot.status == COMPLETED:
+        row.complete()
+    else:
+        row.status = "pending"
+
+
+def _tells_driver(row: GovernanceProcess, snapshot: ProcessSnapshot, method: str) -> bool:
+    """Whether the driver is called back: on completion, and on a new outcome after ``start``."""
+    if snapshot.status == COMPLETED:
+        return True
+    return method != "start" and snapshot.outcome != row.outcome
