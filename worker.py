@@ -13,6 +13,7 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from engine.activities.actions import ActionActivities
+from engine.activities.batched_polls import BatchedPollActivities
 from engine.activities.communities import CommunityActivities
 from engine.activities.deliveries import DeliveryActivities
 from engine.activities.polls import PollActivities
@@ -61,6 +62,7 @@ def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]
             actions.perform_action,
             processes.invoke_process,
             PollActivities(engine).poll_process,
+            BatchedPollActivities(engine).poll_processes,
             processes.read_process,
             WebhookActivities(engine).receive_webhook,
             ProducerActivities(engine).run_task,

@@ -112,6 +112,21 @@ class PollProcess:
 
 
 @dataclass(frozen=True)
+class PollTogether:
+    """Calls of a class' ``update_many`` for all pending processes of a plugin instance."""
+
+    community: str
+    plugin: str
+    slug: str
+    instance_id: str
+
+    @property
+    def activity_id(self) -> str:
+        """``polls/{community}/{plugin}.{slug}/{instance}``."""
+        return f"polls/{self.community}/{self.plugin}.{self.slug}/{self.instance_id}"
+
+
+@dataclass(frozen=True)
 class ReadProcess:
     """A look at a process' record, without calling plugin code."""
 
@@ -193,6 +208,12 @@ async def invoke_process(invocation: InvokeProcess) -> InvocationOutcome:
 @activity.defn(name="poll_process")
 async def poll_process(poll: PollProcess) -> InvocationOutcome:
     """Call ``update`` now and then; fails, to be retried, as long as there is no news."""
+    raise AssertionError("signature only")
+
+
+@activity.defn(name="poll_processes")
+async def poll_processes(poll: PollTogether) -> None:
+    """Call ``update_many`` now and then; fails, to be retried, as long as the plugin is enabled."""
     raise AssertionError("signature only")
 
 

@@ -41,6 +41,7 @@ from engine.messages import (
     Deliver,
     InvocationOutcome,
     PerformAction,
+    PollTogether,
     ProcessProgress,
     ProcessRecord,
     ReceiveWebhook,
@@ -51,6 +52,7 @@ from engine.messages import (
     hand_out_pending,
     instance_attributes,
     perform_action,
+    poll_processes,
     process_attributes,
     process_workflow_id,
     receive_webhook,
@@ -67,6 +69,8 @@ OUTAGES = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.UNKNOWN, RPCStatusCode.INTER
 
 Reply = TypeVar("Reply")
 
+# The activity says when the next poll is due; this is the pace after a crash.
+POLL_RETRY = RetryPolicy(initial_interval=timedelta(seconds=60), backoff_coefficient=1.0)
 # A platform waits for its answer meanwhile, and the webhook is stored already.
 WEBHOOK_HAND_OVER = timedelta(seconds=5)
 
@@ -525,6 +529,30 @@ class Temporal:
             if asyncio.get_running_loop().time() > deadline:
                 return False
             await asyncio.sleep(PAUSE_SECONDS)
+        return True
+
+    async def poll_together(self, poll: PollTogether) -> bool:
+        """Have the pending processes of a class and plugin instance polled; once is enough.
+
+        Args:
+            poll: Which ones.
+
+        Returns:
+            True if nobody was at it yet.
+        """
+        try:
+            await self.client.start_activity(
+                poll_processes,
+                poll,
+                id=poll.activity_id,
+                task_queue=self._settings.task_queue,
+                start_to_close_timeout=timedelta(hours=1),
+                heartbeat_timeout=HEARTBEAT_TIMEOUT,
+                retry_policy=POLL_RETRY,
+                search_attributes=instance_attributes(poll.community, poll.plugin),
+            )
+        except ActivityAlreadyStartedError:
+            return False
         return True
 
     async def send_pending(self) -> None:

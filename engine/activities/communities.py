@@ -7,8 +7,10 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
+from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 
+from engine.activities.batched_polls import poll_together
 from engine.activities.heartbeat import before_plugin_code, first_try, with_heartbeat
 from engine.activities.invocation import (
     LoadedPlugin,
@@ -125,47 +127,53 @@ class CommunityActivities:
                 loaded.plugin.on_config_change,  # type: ignore[attr-defined]
                 old_config,
             )
-        async with self._engine.database.write() as session:
-            row = await communities.lock_community(session, change.community)
-            if row is None:
-                row = Community(name=change.community)
-                session.add(row)
-                await session.flush()
-                created = True
-            else:
-                created = False
-            await communities.lock_instances(session, change.community)
-            row.readable_name, row.updated_at = plan.readable_name, utc_now()
-            items, records = await self._end_processes(session, plan.gone)
-            replaced = list(plan.replaced.values())
-            await communities.delete_instances(session, [i.id for i in plan.gone] + replaced)
+        return await self._engine.database.persist(
+            lambda session: self._store(session, change, plan)
+        )
+
+    async def _store(
+        self, session: AsyncSession, change: CommunityChange, plan: _Plan
+    ) -> tuple[list[str], list[ProcessRecord]]:
+        row = await communities.lock_community(session, change.community)
+        if row is None:
+            row = Community(name=change.community)
+            session.add(row)
             await session.flush()
-            for config, loaded in plan.fresh:
-                session.add(
-                    PluginInstance(
-                        id=loaded.instance_id,
-                        community=change.community,
-                        plugin=loaded.declaration.name,
-                        position=plan.positions[loaded.declaration.name],
-                        config_encrypted=self._engine.secrets.encrypt(config),
-                    )
+            created = True
+        else:
+            created = False
+        await communities.lock_instances(session, change.community)
+        row.readable_name, row.updated_at = plan.readable_name, utc_now()
+        items, records = await self._end_processes(session, plan.gone)
+        replaced = list(plan.replaced.values())
+        await communities.delete_instances(session, [i.id for i in plan.gone] + replaced)
+        await session.flush()
+        for config, loaded in plan.fresh:
+            session.add(
+                PluginInstance(
+                    id=loaded.instance_id,
+                    community=change.community,
+                    plugin=loaded.declaration.name,
+                    position=plan.positions[loaded.declaration.name],
+                    config_encrypted=self._engine.secrets.encrypt(config),
                 )
-                await session.flush()
-                items += await store_effects(self._engine, session, loaded)
-                old_id = plan.replaced.get(loaded.declaration.name)
-                if old_id is not None:
-                    for process in await processes.unfinished_of_instance(session, old_id):
-                        process.instance_id = loaded.instance_id
-            for instance, _, loaded in plan.reconfigured:
-                stored = await session.get_one(PluginInstance, instance.id)
-                stored.position = plan.positions[instance.plugin]
-                stored.config_encrypted = self._engine.secrets.encrypt(dict(loaded.plugin.config))
-                items += await store_effects(self._engine, session, loaded)
-            for instance in plan.kept:
-                stored = await session.get_one(PluginInstance, instance.id)
-                stored.position = plan.positions[instance.plugin]
-            mark = await session.get_one(CommunityChange, change.id)
-            mark.status, mark.created, mark.desired_encrypted = APPLIED, created, None
+            )
+            await session.flush()
+            items += await store_effects(self._engine, session, loaded)
+            old_id = plan.replaced.get(loaded.declaration.name)
+            if old_id is not None:
+                for process in await processes.unfinished_of_instance(session, old_id):
+                    process.instance_id = loaded.instance_id
+        for instance, _, loaded in plan.reconfigured:
+            stored = await session.get_one(PluginInstance, instance.id)
+            stored.position = plan.positions[instance.plugin]
+            stored.config_encrypted = self._engine.secrets.encrypt(dict(loaded.plugin.config))
+            items += await store_effects(self._engine, session, loaded)
+        for instance in plan.kept:
+            stored = await session.get_one(PluginInstance, instance.id)
+            stored.position = plan.positions[instance.plugin]
+        mark = await session.get_one(CommunityChange, change.id)
+        mark.status, mark.created, mark.desired_encrypted = APPLIED, created, None
         return items, records
 
     async def _plan(self, community: str, desired: dict[str, Any]) -> _Plan:
@@ -260,6 +268,7 @@ class CommunityActivities:
         wanted = {task.id: task for task in await tasks_of(self._engine, community)}
         for task in wanted.values():
             await self._engine.schedules.schedule_task(task)
+        await poll_together(self._engine, community)
         for plugin in Registry.plugins.values():
             for slug in plugin.tasks:
                 task = TaskSchedule(community, plugin.name, slug, "", 1)

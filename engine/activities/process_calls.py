@@ -17,7 +17,7 @@ from engine.activities.invocation import (
     store_effects,
     tell_of_process,
 )
-from engine.errors import PluginCodeError, UnavailableError
+from engine.errors import PluginCodeError, StateConflictError, UnavailableError
 from engine.messages import COMPLETED, InvocationOutcome, ProcessRecord
 from engine.resources import Engine
 from engine.sdk.parameters import Parameters
@@ -72,13 +72,20 @@ class LoadedProcess:
         Args:
             snapshot: What the call made of the process.
         """
+        shared = self.plugin.context
+        return self.had_own_effects(snapshot) or bool(shared.state.changes() or shared.events)
+
+    def had_own_effects(self, snapshot: ProcessSnapshot) -> bool:
+        """Whether there is anything else of the process itself to store.
+
+        Args:
+            snapshot: What the call made of the process.
+        """
         kept = (self.row.title, self.row.correlation_key, self.row.poll_every_seconds)
         return bool(
             kept != (snapshot.title, snapshot.correlation_key, snapshot.poll_every_seconds)
             or snapshot.poll_again_seconds is not None
             or self.state.written()
-            or self.plugin.context.state.changes()
-            or self.plugin.context.events
         )
 
 
@@ -140,6 +147,23 @@ async def load_process(engine: Engine, process_id: str, invocation_id: str) -> L
     declaration = plugin.declaration.processes.get(row.slug)
     if declaration is None:
         raise PluginCodeError(f"This worker knows no process '{row.name}'")
+    plugin.context.log = plugin.context.log.bind(process=row.id)
+    return as_loaded(plugin, row, declaration)
+
+
+def as_loaded(
+    plugin: LoadedPlugin, row: GovernanceProcess, declaration: ProcessDeclaration
+) -> LoadedProcess:
+    """Make the object that stands for a process during one call.
+
+    Args:
+        plugin: Its plugin instance, loaded.
+        row: The process.
+        declaration: What its class declares.
+
+    Returns:
+        The process, ready for one call.
+    """
     context = ProcessContext(
         id=row.id,
         status=row.status,
@@ -154,7 +178,6 @@ async def load_process(engine: Engine, process_id: str, invocation_id: str) -> L
         created_at=row.created_at,
         state=State(row.state, modules_of(plugin.declaration)),
     )
-    plugin.context.log = plugin.context.log.bind(process=row.id)
     process = declaration.cls(context, plugin.plugin)
     return LoadedProcess(row, plugin, declaration, process, context.state)
 
@@ -213,17 +236,40 @@ async def commit(
             if method == "start" and row.errors.get("kind") == UnavailableError.kind:
                 return await _store_withdrawn(session, row, snapshot, mark)
             return row.record(), []
-        told = _tells_driver(row, snapshot, method)
-        _apply(row, snapshot, loaded.state)
+        if row.updated_at != loaded.row.updated_at:
+            raise StateConflictError("The process was changed by a poll of many meanwhile")
         items = await store_effects(engine, session, loaded.plugin)
-        if told:
-            items += await tell_of_process(session, row)
+        items += await store_change(session, row, snapshot, loaded.state, method)
         session.add(marked(row, mark, method, result={"items": items}))
         return row.record(), items
 
     record, items = await engine.database.persist(store)
     await hand_out(engine, record.community, items)
     return InvocationOutcome(record)
+
+
+async def store_change(
+    session: AsyncSession,
+    row: GovernanceProcess,
+    snapshot: ProcessSnapshot,
+    state: State,
+    method: str,
+) -> list[str]:
+    """Store what a call made of a process, and what its driver is told of it.
+
+    Args:
+        session: A session in a transaction that holds the process' lock.
+        row: The process.
+        snapshot: What the call made of it.
+        state: Its own data after the call.
+        method: The method that was called.
+
+    Returns:
+        Ids of the outbox items that are to be delivered.
+    """
+    told = _tells_driver(row, snapshot, method)
+    _apply(row, snapshot, state)
+    return await tell_of_process(session, row) if told else []
 
 
 async def _store_withdrawn(

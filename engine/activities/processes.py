@@ -41,6 +41,7 @@ from engine.messages import (
     COMPLETED,
     InvocationOutcome,
     InvokeProcess,
+    PollTogether,
     ProcessRecord,
     ReadProcess,
 )
@@ -120,6 +121,10 @@ class ProcessActivities:
             )
         except EngineError as error:
             return await self._failed(invocation, error, declaration)
+        if loaded.declaration.polls_together and invocation.method == "start":
+            row = loaded.row
+            poll = PollTogether(row.community, row.plugin, row.slug, row.instance_id)
+            await self._engine.temporal.poll_together(poll)
         log.info(
             "process invoked",
             process=invocation.process_id,

@@ -9,6 +9,7 @@ import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 
+from engine.activities.batched_polls import poll_together
 from engine.activities.communities import tasks_of, withdraw_abandoned_changes
 from engine.activities.heartbeat import with_heartbeat
 from engine.messages import COMPLETED
@@ -47,6 +48,7 @@ class ReconciliationActivities:
             "processes_without_workflow": await self._processes_without_workflow(),
             "workflows_without_process": await self._workflows_without_process(),
             "schedules": await self._schedules(),
+            "batched_polls": await poll_together(self._engine),
             "changes": await withdraw_abandoned_changes(self._engine),
         }
         await self._forget()

@@ -90,6 +90,9 @@ class GovernanceProcess:
     ``find_started(self, parameters)`` it can look for what a ``start`` made that was cut off: True
     says that it was found, and set on ``self`` as ``start`` would have; False proves that there is
     nothing, and ``start`` is called again. Without it the process ends as *outcome unknown*.
+    A classmethod ``update_many(cls, processes)`` is called instead of ``update``, every
+    ``poll_every`` of the class, with up to ``most_together`` pending processes of one plugin
+    instance: for platforms that tell of many with one request.
 
     Attributes:
         name: Slug of the process, unique within its plugin.
@@ -99,6 +102,7 @@ class GovernanceProcess:
         outcome_schema: JSON Schema of the outcome, for the API's documentation.
         poll_every: Time between two calls of ``update``, in seconds or as a timedelta; may be set
             on the object too.
+        most_together: Most processes in one call of ``update_many``.
         poll_again_in: Time until the next call of ``update``, this once; set it in any method.
         id: The process' id.
         status: A ProcessStatus or its value; set it to move the process on.
@@ -120,6 +124,7 @@ class GovernanceProcess:
     description: ClassVar[str] = ""
     input_schema: ClassVar[Mapping[str, Any] | None] = None
     outcome_schema: ClassVar[Mapping[str, Any] | None] = None
+    most_together: ClassVar[int] = 100
     poll_every: float | timedelta | None = None
     poll_again_in: float | timedelta | None = None
 

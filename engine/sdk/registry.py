@@ -106,8 +106,13 @@ class ProcessDeclaration:
 
     @property
     def can_update(self) -> bool:
-        """Whether the class defines ``update``."""
-        return hasattr(self.cls, "update")
+        """Whether the class defines ``update``, to be polled one by one."""
+        return hasattr(self.cls, "update") and not self.polls_together
+
+    @property
+    def polls_together(self) -> bool:
+        """Whether the class defines ``update_many``, to be polled for all at once."""
+        return hasattr(self.cls, "update_many")
 
     @property
     def can_find_started(self) -> bool:
@@ -449,6 +454,19 @@ def _check_process(cls: type[GovernanceProcess]) -> None:
         arguments = wanted.count(",") + 1
         if not callable(function) or len(inspect.signature(function).parameters) != arguments:
             raise RegistrationError(f"{_label(cls)}: write its `{method}` as {method}({wanted})")
+    together = inspect.getattr_static(cls, "update_many", None)
+    if together is not None and (
+        not isinstance(together, classmethod)
+        or len(inspect.signature(cls.update_many).parameters) != 1  # type: ignore[attr-defined]
+    ):
+        raise RegistrationError(
+            f"{_label(cls)}: write its `update_many` as a classmethod update_many(cls, processes)"
+        )
+    most = cls.most_together
+    if type(most) is not int or not 1 <= most <= 10_000:
+        raise RegistrationError(
+            f"{_label(cls)}: its `most_together` is {most!r:.80}: allowed are 1 to 10000"
+        )
     try:
         as_seconds("poll_every", cls.poll_every)
     except PluginCodeError as error:

@@ -157,6 +157,58 @@ async def concerned_by(
     return [(row.community, row.name, row.id) for row in rows]
 
 
+async def pending_of_class(
+    session: AsyncSession, instance_id: str, slug: str
+) -> Sequence[GovernanceProcess]:
+    """The pending processes of one class of a plugin instance.
+
+    Args:
+        session: An open session.
+        instance_id: The instance.
+        slug: The class' slug.
+
+    Returns:
+        The processes, the oldest first.
+    """
+    query = (
+        select(GovernanceProcess)
+        .where(
+            col(GovernanceProcess.instance_id) == instance_id,
+            col(GovernanceProcess.status) == "pending",
+            col(GovernanceProcess.slug) == slug,
+        )
+        .order_by(col(GovernanceProcess.created_at))
+    )
+    return (await session.exec(query)).all()
+
+
+async def unfinished_classes(
+    session: AsyncSession, community: str | None = None
+) -> Sequence[tuple[str, str, str, str]]:
+    """The classes and plugin instances that have processes which have not ended.
+
+    Args:
+        session: An open session.
+        community: Only this community's.
+
+    Returns:
+        Community, plugin, slug and instance of each.
+    """
+    query = (
+        select(
+            GovernanceProcess.community,
+            GovernanceProcess.plugin,
+            GovernanceProcess.slug,
+            GovernanceProcess.instance_id,
+        )
+        .where(col(GovernanceProcess.status).in_(("created", "pending")))
+        .distinct()
+    )
+    if community is not None:
+        query = query.where(col(GovernanceProcess.community) == community)
+    return (await session.exec(query)).all()
+
+
 async def all_unfinished(session: AsyncSession) -> Sequence[GovernanceProcess]:
     """All processes that have not ended.
 

@@ -192,6 +192,41 @@ class Watched(GovernanceProcess):
 
 
 @Registry.governance_process
+class Crowd(GovernanceProcess):
+    """One of many that are polled with one request."""
+
+    name = "crowd"
+    plugin_name = "durable"
+    poll_every = 1
+    most_together = 20
+
+    @classmethod
+    def update_many(cls, processes):
+        config = processes[0].plugin_inst.config
+        effect(config, f"asked {len(processes)}")
+        lines = effects(config)
+        if "slow" in lines:
+            time.sleep(1.5)
+        if "broken" in lines and "mended broken" not in lines:
+            raise PlatformDownError("it answered 500")
+        for process in processes:
+            if f"end {process.id}" in lines:
+                process.outcome = {**process.outcome, "ended": True}
+                process.status = ProcessStatus.COMPLETED
+
+    def start(self, parameters):
+        self.correlation_key = self.id
+        self.status = ProcessStatus.PENDING
+
+    def receive_webhook(self, request):
+        self.outcome = {"heard": [*self.outcome.get("heard", []), request.text]}
+
+    def close(self):
+        self.outcome = {**self.outcome, "closed": True}
+        self.status = ProcessStatus.COMPLETED
+
+
+@Registry.governance_process
 class Blind(Vote):
     """The same, but nobody can look."""
 

@@ -229,6 +229,18 @@ def bad_look_up() -> None:
 
 
 @with_plugin
+def bad_together() -> None:
+    @Registry.governance_process
+    class Crowd(GovernanceProcess):
+        name = "p"
+        plugin_name = "home"
+
+        def start(self, parameters: object) -> None: ...
+
+        def update_many(self, processes: object) -> None: ...
+
+
+@with_plugin
 def bad_interval() -> None:
     @Registry.governance_process
     class Restless(GovernanceProcess):
@@ -265,6 +277,7 @@ def bad_interval() -> None:
         (bad_interval, "Restless", "poll_every"),
         (bad_rate, "Hurried", "60/min"),
         (bad_look_up, "Blind", "find_started(self, parameters)"),
+        (bad_together, "Crowd", "update_many(cls, processes)"),
     ],
 )
 def test_mistake_is_told(define: Callable[[], None], cls: str, advice: str) -> None:

@@ -1,0 +1,167 @@
+"""Polls many processes with one request: all that are pending of a class and plugin instance."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from sqlmodel.ext.asyncio.session import AsyncSession
+from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from engine.activities.heartbeat import with_heartbeat
+from engine.activities.invocation import LoadedPlugin, hand_out, load_plugin, store_effects
+from engine.activities.pacing import noting_limits, wait_for_poll
+from engine.activities.process_calls import (
+    LoadedProcess,
+    as_loaded,
+    lock,
+    snapshot_of,
+    store_change,
+)
+from engine.errors import EngineError
+from engine.messages import COMPLETED, PollTogether, ProcessRecord
+from engine.resources import Engine
+from engine.sdk.process import ProcessSnapshot
+from engine.sdk.registry import ProcessDeclaration, Registry
+from engine.store import processes
+from engine.store.processes import GovernanceProcess
+
+log = structlog.get_logger()
+
+JITTER = 0.1
+
+
+class BatchedPollActivities:
+    """The activity that polls the processes of a class together.
+
+    Args:
+        engine: What all activities share.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @activity.defn(name="poll_processes")
+    async def poll_processes(self, poll: PollTogether) -> None:
+        """Call ``update_many`` now and then; ends when the plugin is disabled.
+
+        Args:
+            poll: Which class and plugin instance.
+
+        Raises:
+            ApplicationError: The next poll is not due yet.
+        """
+        await with_heartbeat(self._poll(poll))
+
+    async def _poll(self, poll: PollTogether) -> None:
+        key = f"{poll.activity_id}#{activity.info().attempt}"
+        async with self._engine.database.read() as session:
+            plugin = await load_plugin(self._engine, session, poll.community, poll.plugin, key)
+            rows = await processes.pending_of_class(session, poll.instance_id, poll.slug)
+        if plugin is None or plugin.instance_id != poll.instance_id:
+            return  # Disabled, or enabled anew: then another one polls.
+        declaration = plugin.declaration.processes.get(poll.slug)
+        if declaration is None or not declaration.polls_together:
+            return
+        if activity.info().attempt > 1:
+            most = declaration.cls.most_together
+            for some in (rows[n : n + most] for n in range(0, len(rows), most)):
+                turn = await wait_for_poll(self._engine, plugin)
+                if turn > timedelta(0):
+                    raise _again_in(turn.total_seconds())
+                await self._update(plugin, declaration, some, key)
+                plugin = await self._loaded_anew(poll, key) or plugin
+        every = declaration.poll_every_seconds or self._engine.settings.poll_interval_seconds
+        raise _again_in(every * random.uniform(1 - JITTER, 1))  # noqa: S311
+
+    async def _loaded_anew(self, poll: PollTogether, key: str) -> LoadedPlugin | None:
+        async with self._engine.database.read() as session:
+            return await load_plugin(self._engine, session, poll.community, poll.plugin, key)
+
+    async def _update(
+        self,
+        plugin: LoadedPlugin,
+        declaration: ProcessDeclaration,
+        rows: Sequence[GovernanceProcess],
+        key: str,
+    ) -> None:
+        loaded = [as_loaded(plugin, row, declaration) for row in rows]
+        what = f"the update_many of process '{declaration.name}'"
+        cls: Any = declaration.cls
+        try:
+            await noting_limits(
+                self._engine, plugin, what, cls.update_many, [item.process for item in loaded]
+            )
+            changed = [
+                (item, snapshot)
+                for item in loaded
+                if (snapshot := snapshot_of(self._engine, item)) and _changed(item, snapshot)
+            ]
+            shared = plugin.context.state.changes() or plugin.context.events
+            records = await self._commit(plugin, changed) if changed or shared else []
+        except EngineError as error:
+            log.warning("poll failed", name=declaration.name, kind=error.kind, detail=error.detail)
+            return
+        for record in records:
+            await self._engine.temporal.tell_process_to_reload(record)
+        if records:
+            log.info("poll brought news", name=declaration.name, key=key, processes=len(records))
+
+    async def _commit(
+        self, plugin: LoadedPlugin, changed: Sequence[tuple[LoadedProcess, ProcessSnapshot]]
+    ) -> list[ProcessRecord]:
+        """Store all of it at once; a process that changed meanwhile is left to the next poll."""
+
+        async def store(session: AsyncSession) -> tuple[list[ProcessRecord], list[str]]:
+            records, items = [], []
+            for item, snapshot in sorted(changed, key=lambda pair: pair[0].row.id):
+                row = await lock(session, item.row.id)
+                if row.status == COMPLETED or row.updated_at != item.row.updated_at:
+                    continue
+                items += await store_change(session, row, snapshot, item.state, "update")
+                records.append(row.record())
+            items += await store_effects(self._engine, session, plugin)
+            return records, items
+
+        records, items = await self._engine.database.persist(store)
+        await hand_out(self._engine, plugin.community, items)
+        return records
+
+
+def _changed(item: LoadedProcess, snapshot: ProcessSnapshot) -> bool:
+    return item.is_news(snapshot) or item.had_own_effects(snapshot)
+
+
+def _again_in(seconds: float) -> ApplicationError:
+    return ApplicationError(
+        "not due",
+        type="not_due",
+        category=ApplicationErrorCategory.BENIGN,
+        next_retry_delay=timedelta(seconds=seconds),
+    )
+
+
+async def poll_together(engine: Engine, community: str | None = None) -> int:
+    """See to it that processes which are polled together are polled.
+
+    Args:
+        engine: What all activities share.
+        community: Only this community's.
+
+    Returns:
+        For how many classes and plugin instances nobody was at it yet.
+    """
+    async with engine.database.read() as session:
+        found = await processes.unfinished_classes(session, community)
+    started = 0
+    for name, plugin, slug, instance_id in found:
+        declared = Registry.plugins.get(plugin)
+        process = declared.processes.get(slug) if declared else None
+        if process is not None and process.polls_together:
+            poll = PollTogether(name, plugin, slug, instance_id)
+            started += await engine.temporal.poll_together(poll)
+    return started
