@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 
@@ -48,7 +49,10 @@ async def polling(host: str) -> bool:
 
 if __name__ == "__main__":
     try:
-        sys.exit(0 if asyncio.run(polling(socket.gethostname())) else 1)
+        healthy = asyncio.run(polling(socket.gethostname()))
     except (EngineError, RPCError, RuntimeError) as error:
         print(error, file=sys.stderr)
-        sys.exit(1)
+        healthy = False
+    sys.stderr.flush()
+    # The SDK's threads may still run: Python's own way out would at times abort because of them.
+    os._exit(0 if healthy else 1)

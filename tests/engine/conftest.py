@@ -23,6 +23,9 @@ from tests.conftest import DURABLE_PLUGIN, PLUGINS_UNDER_TEST, new_database
 from tests.servers import Driver, driver_server, serve
 from worker import make_workers
 
+# For tests that take their time and in which the database plays no part.
+one_database = pytest.mark.parametrize("running", ["sqlite"], indirect=True)
+
 
 @dataclass
 class RunningEngine:

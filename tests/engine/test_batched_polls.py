@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import RunningEngine
+from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually
 
 CROWD = "durable.crowd"
@@ -93,6 +93,7 @@ async def test_other_ways_go_on_beside(
     assert record["outcome"]["heard"] == ["word"]
 
 
+@one_database
 async def test_a_platform_that_fails_is_asked_again(
     running: RunningEngine, community: str, platform: Path
 ) -> None:
@@ -104,6 +105,7 @@ async def test_a_platform_that_fails_is_asked_again(
     assert (await running.completed(location(record)))["outcome"] == {"ended": True}
 
 
+@one_database
 async def test_a_new_config_polls_on_and_a_disabled_plugin_does_not(
     running: RunningEngine, community: str, platform: Path
 ) -> None:

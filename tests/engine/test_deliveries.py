@@ -21,7 +21,7 @@ from temporalio.client import Client
 
 from engine.resources import driver_webhook_secrets
 from tests.conftest import new_database
-from tests.engine.conftest import RunningEngine, run_engine
+from tests.engine.conftest import RunningEngine, one_database, run_engine
 from tests.servers import eventually, serve
 
 VOTE = "troublesome.fragile"
@@ -94,6 +94,7 @@ async def test_a_delivery_is_listed_with_its_tries(running: RunningEngine) -> No
         assert whole["body"]["status"] == "completed"
 
 
+@one_database
 async def test_retry_after_is_honoured(running: RunningEngine) -> None:
     async with receiver() as driver:
         driver.status, driver.headers = 503, {"Retry-After": "2"}
@@ -158,6 +159,7 @@ async def test_a_delivered_item_can_be_sent_again(running: RunningEngine) -> Non
         await only_delivery(running, community, "delivered")
 
 
+@one_database
 async def test_redelivering_never_makes_two_tries_at_once(running: RunningEngine) -> None:
     async with receiver() as driver:
         driver.seconds, driver.status = 1.5, 500

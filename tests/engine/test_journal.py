@@ -13,7 +13,7 @@ import pytest
 from engine.activities.reconciliation import ReconciliationActivities
 from engine.store.database import utc_now
 from engine.store.webhooks import ReceivedWebhook
-from tests.engine.conftest import RunningEngine
+from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually
 
 WEBHOOKS = "/api/internal/webhooks"
@@ -125,6 +125,7 @@ async def _tried(place: Place) -> dict[str, Any] | None:
     return found[0] if found and found[0]["tries"] else None
 
 
+@one_database
 async def test_replay_is_now_even_if_the_next_try_is_not_due(place: Place) -> None:
     text = f"fail-{uuid4()}"
     await place.hook(text)
@@ -152,6 +153,7 @@ async def test_a_handled_webhook_can_be_replayed(place: Place) -> None:
     assert await place.heard() == ["one", "one"]
 
 
+@one_database
 async def test_a_process_that_fails_to_handle_a_webhook_is_seen_and_replayed(place: Place) -> None:
     """Only what failed is repeated: the receiver, which succeeded, is not called again."""
     started = await place.running.start(place.community, "durable.vote", id="v")

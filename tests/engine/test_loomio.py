@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from sandbox.loomio import API_KEY, GROUP, Fault, LoomioTwin
-from tests.engine.conftest import RunningEngine
+from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually, serve
 
 
@@ -224,6 +224,7 @@ async def test_wrong_key_is_told_when_the_plugin_is_enabled(
     assert "not-the-key" not in answer.text
 
 
+@one_database
 async def test_what_the_platform_refuses_is_told(running: RunningEngine, twin: LoomioTwin) -> None:
     community = await running.community(config(twin))
     body = {"title": "Too late", "closing_at": "2020-01-01"}
@@ -241,6 +242,7 @@ async def test_what_the_platform_refuses_is_told(running: RunningEngine, twin: L
     assert len(twin.polls) == 1
 
 
+@one_database
 @pytest.mark.parametrize("made", [True, False])
 async def test_a_start_whose_answer_was_lost_makes_one_poll(
     running: RunningEngine, twin: LoomioTwin, made: bool
@@ -257,6 +259,7 @@ async def test_a_start_whose_answer_was_lost_makes_one_poll(
     assert polls[0].fields["details"].startswith("<!-- metagov ")
 
 
+@one_database
 async def test_a_poll_in_a_thread_cannot_be_looked_up(
     running: RunningEngine, twin: LoomioTwin
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import RunningEngine
+from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually
 
 
@@ -43,6 +43,7 @@ async def test_calls_are_spaced_as_the_plugin_declares(
     assert made[-1] - made[0] > 1.6
 
 
+@one_database
 async def test_a_call_whose_turn_is_too_far_off_is_told_when_to_come(
     running: RunningEngine, community: str, platform: Path
 ) -> None:
@@ -53,6 +54,7 @@ async def test_a_call_whose_turn_is_too_far_off_is_told_when_to_come(
     assert len(moments(platform, "call")) == 40 - len(refused)
 
 
+@one_database
 async def test_when_the_platform_has_enough_all_of_the_instance_wait(
     running: RunningEngine, community: str, platform: Path
 ) -> None:
@@ -73,6 +75,7 @@ async def test_when_the_platform_has_enough_all_of_the_instance_wait(
     assert len(polls) <= 5
 
 
+@one_database
 async def test_a_process_chooses_when_it_is_polled_next(
     running: RunningEngine, community: str, platform: Path
 ) -> None:
@@ -85,6 +88,7 @@ async def test_a_process_chooses_when_it_is_polled_next(
     assert 1.8 < polls[2] - polls[1] < 15
 
 
+@one_database
 async def test_polls_are_spaced_as_the_plugin_declares(
     running: RunningEngine, community: str, platform: Path
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import RunningEngine
+from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually
 
 
@@ -40,6 +40,7 @@ async def test_another_action_is_not(
     assert platform.read_text() == "action a\n"
 
 
+@one_database
 async def test_a_start_whose_answer_was_lost_is_looked_up(
     running: RunningEngine, community: str, platform: Path
 ) -> None:
@@ -62,6 +63,7 @@ async def test_without_a_look_up_the_platforms_failure_is_told(
     assert (record["status"], record["errors"]["code"]) == ("completed", "start_failed")
 
 
+@one_database
 async def test_a_start_that_times_out_is_looked_up(
     running: RunningEngine, community: str, platform: Path
 ) -> None:
