@@ -30,7 +30,7 @@ async def run() -> str:
         began = time.monotonic()
         ids = await engine.add_pending("keyed", PROCESSES)
         took = time.monotonic() - began
-        await asyncio.sleep(10)
+        await engine.settled()
         usage = await engine.usage(REST_SECONDS)
         chosen = random.Random(1).sample(ids, SAMPLE)
         engine.kill()

@@ -35,6 +35,7 @@ async def run() -> str:
             if count > present:
                 await engine.add_pending("keyed", count - present)
                 present = count
+                await engine.settled()
             taken = await timed(accept, WEBHOOKS, 1)
             first = first or taken.median_ms
             lines.append(

@@ -38,6 +38,7 @@ COMMUNITY = "bench"
 HEADERS = {"X-Metagov-Community": COMMUNITY}
 START_SECONDS = 60
 STARTS_AT_ONCE = 30
+BUSY_PERCENT = 15
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,13 @@ class RunningEngine:
             )
             for name, used in self.cpu_seconds().items()
         }
+
+    async def settled(self) -> None:
+        """Wait until what was started has come to rest, two minutes at most."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if sum(used.cpu_percent for used in (await self.usage(2)).values()) < BUSY_PERCENT:
+                return
 
     async def enable(self, upstream: str = "") -> None:
         """Make the community that is measured with."""
