@@ -52,10 +52,17 @@ def _when(seconds: float) -> str:
 
 
 def _write(number: int, section: str) -> None:
-    begin, end = f"<!-- row {number} -->", f"<!-- end of row {number} -->"
+    """Put a row into the page; the others stay as they are."""
     page = RESULTS.read_text()
-    pattern = re.compile(f"{begin}.*{end}", re.DOTALL)
-    RESULTS.write_text(pattern.sub(lambda _: f"{begin}\n{section}\n{end}", page))
+    pattern = r"<!-- row (\d) -->\n(.*?)\n<!-- end of row \1 -->"
+    sections = {int(n): text for n, text in re.findall(pattern, page, re.DOTALL)}
+    sections[number] = section
+    head = page.partition("\n## ")[0].rstrip()
+    parts = [
+        f"## {n}. {ROWS[n][0]}\n\n<!-- row {n} -->\n{text}\n<!-- end of row {n} -->\n"
+        for n, text in sorted(sections.items())
+    ]
+    RESULTS.write_text("\n\n".join([head, "\n".join(parts)]))
 
 
 if __name__ == "__main__":

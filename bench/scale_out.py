@@ -12,8 +12,7 @@ COUNT = 300
 CONCURRENCY = 40
 NOTE = f"""\
 Actions that take no time, {CONCURRENCY} at once, on one server and one API process. All of
-them share the machine's cores, which the server needs most of: what more workers bring on
-machines of their own is in [scale](scale.md)."""
+them share the machine's cores, which the server needs most of."""
 
 
 async def run() -> str:

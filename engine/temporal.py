@@ -65,7 +65,14 @@ from engine.workflows.governance_process import GovernanceProcess
 HEARTBEAT_TIMEOUT = timedelta(seconds=15)
 PAUSE_SECONDS = 0.2
 OUT_OF_REACH = (RPCError, RuntimeError)
-OUTAGES = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.UNKNOWN, RPCStatusCode.INTERNAL)
+OUTAGES = (
+    RPCStatusCode.UNAVAILABLE,
+    RPCStatusCode.UNKNOWN,
+    RPCStatusCode.INTERNAL,
+    # How a long poll ends whose server goes away.
+    RPCStatusCode.DEADLINE_EXCEEDED,
+    RPCStatusCode.CANCELLED,
+)
 
 Reply = TypeVar("Reply")
 
@@ -176,6 +183,8 @@ class Temporal:
                         await handle.result()
                         return True
                     except OUT_OF_REACH:
+                        if _is_cancelled():
+                            raise self._slow() from None
                         await asyncio.sleep(PAUSE_SECONDS)
         except ActivityFailureError as error:
             if isinstance(error.cause, TimeoutError):
@@ -189,12 +198,14 @@ class Temporal:
 
         The call must be one that has no further effect when it is made twice.
         """
-        deadline = asyncio.get_running_loop().time() + self._wait.total_seconds()
+        loop, failing_since = asyncio.get_running_loop(), 0.0
         while True:
             try:
                 return await call()
             except OUT_OF_REACH as error:
-                if not _is_outage(error) or asyncio.get_running_loop().time() > deadline:
+                failing_since = failing_since or loop.time()
+                patient = loop.time() - failing_since < self._wait.total_seconds()
+                if not (patient and _is_outage(error)) or _is_cancelled():
                     raise
             await asyncio.sleep(PAUSE_SECONDS)
 
@@ -638,6 +649,12 @@ class Temporal:
 def _is_outage(error: Exception) -> bool:
     # A lazy client tells by a RuntimeError that it could not connect.
     return not isinstance(error, RPCError) or error.status in OUTAGES
+
+
+def _is_cancelled() -> bool:
+    """Whether our own time is up; the SDK tells of that as an error of the RPC."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _slow_or_unavailable(error: Exception) -> PluginTimeoutError | UnavailableError:
