@@ -79,8 +79,7 @@ async def _perform(
     action = find_action(plugin, slug)
     if action is None or (public and not action.is_public):
         raise ResourceNotFoundError(f"No such action: {name:.128}")
-    async with engine.database.read() as session:
-        instance = await enabled_instance(session, community, plugin)
+    instance = await enabled_instance(engine, community, plugin)
     check(body, BODY_SCHEMA)
     schema = action.input_schema or {}
     parameters = fill_defaults(body.get("parameters", {}), schema)
@@ -95,7 +94,12 @@ async def _perform(
     )
     scope = f"action {name} {instance.community}"
     idempotency = idempotency_of(engine, scope, idempotency_key, body)
-    invocation_id = await invocations.accept_once(engine.database, row, row.id, idempotency)
+    invocation_id = await invocations.accept_once(
+        engine.database, row, row.id, instance.unchanged(), idempotency
+    )
+    if invocation_id is None:
+        await engine.instances.read(instance.community, plugin)
+        return await _perform(engine, name, body, community, idempotency_key, public=public)
     if invocation_id != row.id:
         return await _repeat(engine, instance.community, name, invocation_id)
     return await _run(engine, instance.community, name, invocation_id)

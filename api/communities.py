@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter, Response, status
+from sqlalchemy import true
 
 from api.dependencies import (
     EngineDependency,
@@ -245,7 +246,10 @@ async def _change(
         async with engine.database.read() as session:
             if await communities.get_community(session, name) is None:
                 raise ResourceNotFoundError(f"Community '{name:.128}' not found")
-    change_id = await invocations.accept_once(engine.database, change, change.id, idempotency)
+    change_id = await invocations.accept_once(
+        engine.database, change, change.id, true(), idempotency
+    )
+    assert change_id is not None, "its condition always holds"
     done = await _read_change(engine, change_id)
     if done.status == ACCEPTED:
         await _apply(engine, done, calls=len(desired["plugins"]) if desired else 0)

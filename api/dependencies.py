@@ -42,7 +42,7 @@ class TimeRange:
     community: str | None
 
 
-def get_engine(request: Request) -> Engine:
+async def get_engine(request: Request) -> Engine:
     """The engine that the application opened.
 
     Args:
@@ -51,6 +51,7 @@ def get_engine(request: Request) -> Engine:
     Returns:
         The engine.
     """
+    # Not a plain def: that would be called in a thread of its own.
     engine: Engine = request.state.engine
     return engine
 
@@ -95,7 +96,7 @@ async def json_object(request: Request) -> dict[str, Any]:
         UnsupportedMediaTypeError: It is not declared as JSON.
         BadRequestError: It is no JSON, no object, or nested too deeply.
     """
-    settings = get_engine(request).settings
+    settings = (await get_engine(request)).settings
     body = await read_body(request, settings.request_max_bytes)
     if not body.strip():
         return {}

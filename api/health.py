@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import APIRouter
-from sqlalchemy import text
+from sqlmodel import select
 
 from api.dependencies import EngineDependency
 from api.problems import problem_responses
@@ -28,7 +28,7 @@ async def readyz(engine: EngineDependency) -> dict[str, str]:
     missing = []
     try:
         async with asyncio.timeout(5), engine.database.read() as session:
-            await session.execute(text("SELECT 1"))
+            await session.exec(select(1))
     except Exception:
         missing.append("the database")
     if not await engine.temporal.healthy():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from api.dependencies import EngineDependency
 from engine.errors import BadRequestError
+from engine.resources import Engine
 from engine.sdk.registry import (
     ActionDeclaration,
     PluginDeclaration,
@@ -16,7 +16,7 @@ from engine.sdk.registry import (
     Registry,
 )
 from engine.store import communities
-from engine.store.communities import PluginInstance
+from engine.store.instance_cache import KnownInstance
 
 router = APIRouter(prefix="/api/internal", tags=["plugins"])
 
@@ -131,27 +131,27 @@ def find_process(plugin: str, slug: str) -> ProcessDeclaration | None:
     return declaration.processes.get(slug) if declaration else None
 
 
-async def enabled_instance(
-    session: AsyncSession, community: str | None, plugin: str
-) -> PluginInstance:
+async def enabled_instance(engine: Engine, community: str | None, plugin: str) -> KnownInstance:
     """Find the plugin instance that a request is for.
 
     Args:
-        session: An open session.
+        engine: The engine.
         community: The ``X-Metagov-Community`` header.
         plugin: The plugin's name.
 
     Returns:
-        The instance.
+        The instance, read now or before; only good for what is stored if it is unchanged.
 
     Raises:
         BadRequestError: There is no header, no such community, or the plugin is not enabled.
     """
     if not community:
         raise BadRequestError("Missing required header 'X-Metagov-Community'")
-    instance = await communities.find_instance(session, community, plugin)
+    instance = await engine.instances.find(community, plugin)
     if instance is None:
-        if await communities.get_community(session, community) is None:
+        async with engine.database.read() as session:
+            found = await communities.get_community(session, community)
+        if found is None:
             raise BadRequestError(f"Community '{community:.128}' not found")
         raise BadRequestError(f"Plugin '{plugin}' not enabled for community '{community}'")
     return instance

@@ -78,8 +78,7 @@ async def start_process(
     declaration = find_process(plugin, slug)
     if declaration is None:
         raise ResourceNotFoundError(f"No such process: {name:.128}")
-    async with engine.database.read() as session:
-        instance = await enabled_instance(session, community, plugin)
+    instance = await enabled_instance(engine, community, plugin)
     callback_url = _callback_url(engine, body)
     schema = declaration.input_schema or {}
     given = {key: value for key, value in body.items() if key != "callback_url"}
@@ -97,7 +96,12 @@ async def start_process(
     scope = f"process {name} {instance.community}"
     idempotency = idempotency_of(engine, scope, idempotency_key, body)
     record = row.record()
-    process_id = await invocations.accept_once(engine.database, row, row.id, idempotency)
+    process_id = await invocations.accept_once(
+        engine.database, row, record.id, instance.unchanged(), idempotency
+    )
+    if process_id is None:
+        await engine.instances.read(instance.community, plugin)
+        return await start_process(name, body, engine, response, community, idempotency_key)
     if process_id != record.id:
         record = (await _get(engine, name, process_id)).record()
     title = parameters.get("title")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hmac
 import json
+from copy import deepcopy
 from typing import Any
 
 import structlog
 from fastapi import APIRouter, Request, Response
+from sqlalchemy import ColumnElement
 from sqlalchemy.exc import IntegrityError
 
 from api.dependencies import EngineDependency, read_body
@@ -24,11 +26,16 @@ from engine.sdk.plugin import Community, Plugin
 from engine.sdk.registry import PluginDeclaration, Registry
 from engine.sdk.webhook import WebhookRequest, WebhookResponse
 from engine.store import communities, webhooks
-from engine.store.communities import PluginInstance
-from engine.store.database import new_id, utc_now
+from engine.store.database import insert_if, new_id, utc_now
+from engine.store.instance_cache import KnownInstance
 from engine.store.webhooks import RECEIVED, ReceivedWebhook, without_secrets
 
 log = structlog.get_logger()
+
+
+class _ChangedMeanwhileError(Exception):
+    """The plugin instance is not as it was when it was read."""
+
 
 router = APIRouter(prefix="/api/hooks", tags=["webhooks"])
 
@@ -53,17 +60,15 @@ async def receive_for_platform(plugin: str, request: Request, engine: EngineDepe
     async with engine.database.read() as session:
         candidates = await communities.instances_of_plugin(session, plugin)
     found = [
-        (instance, config)
-        for instance in candidates
-        if wanted
-        and (config := engine.secrets.decrypt(instance.config_encrypted))
-        and all(config.get(key) == value for key, value in wanted.items())
+        instance
+        for instance in map(engine.instances.opened, candidates)
+        if wanted and all(instance.config.get(key) == value for key, value in wanted.items())
     ]
     if not found:
         raise ResourceNotFoundError(NOT_FOUND)
     answer = Response(status_code=200)
-    for instance, config in found:
-        answer = await _accept(engine, declaration, instance, config, webhook)
+    for instance in found:
+        answer = await _accept(engine, declaration, instance, webhook, slug=None)
     return answer
 
 
@@ -97,16 +102,26 @@ async def _receive(
     declaration = Registry.plugins.get(plugin)
     if declaration is None or not declaration.uses_webhooks:
         raise ResourceNotFoundError(NOT_FOUND)
-    async with engine.database.read() as session:
-        instance = await communities.find_instance(session, community, plugin)
-    if instance is None:
-        raise ResourceNotFoundError(NOT_FOUND)
-    config = engine.secrets.decrypt(instance.config_encrypted)
-    expected = str(config.get("webhook_slug") or "")
-    if not hmac.compare_digest(expected.encode(), slug.encode("utf-8", "surrogateescape")):
+    instance = await engine.instances.find(community, plugin)
+    if not _is_at(instance, slug) or _answers(declaration):
+        # What was read before serves only what is stored, which asks whether it is unchanged.
+        instance = await engine.instances.read(community, plugin)
+    if instance is None or not _is_at(instance, slug):
         raise ResourceNotFoundError(NOT_FOUND)
     webhook = await _read(request, engine, declaration)
-    return await _accept(engine, declaration, instance, config, webhook)
+    return await _accept(engine, declaration, instance, webhook, slug)
+
+
+def _is_at(instance: KnownInstance | None, slug: str) -> bool:
+    """Whether a plugin instance receives webhooks at an address that ends so."""
+    if instance is None:
+        return False
+    expected = str(instance.config.get("webhook_slug") or "")
+    return hmac.compare_digest(expected.encode(), slug.encode("utf-8", "surrogateescape"))
+
+
+def _answers(declaration: PluginDeclaration) -> bool:
+    return declaration.cls.answer_webhook is not Plugin.answer_webhook
 
 
 async def _read(request: Request, engine: Engine, declaration: PluginDeclaration) -> WebhookRequest:
@@ -122,11 +137,12 @@ async def _read(request: Request, engine: Engine, declaration: PluginDeclaration
 async def _accept(
     engine: Engine,
     declaration: PluginDeclaration,
-    instance: PluginInstance,
-    config: dict[str, Any],
+    instance: KnownInstance,
     webhook: WebhookRequest,
+    slug: str | None,
 ) -> Response:
     """Verify, answer at once where the plugin does so, else store and hand over."""
+    config = deepcopy(instance.config)
     loaded = build_plugin(
         engine,
         instance_id=instance.id,
@@ -137,9 +153,12 @@ async def _accept(
         key=new_id(),
     )
     if not await _verified(loaded, config, webhook):
+        current = await engine.instances.read(instance.community, instance.plugin)
+        if current != instance:
+            return await _accept_now(engine, declaration, current, webhook, slug)
         log.warning("webhook refused", community=instance.community, plugin=instance.plugin)
         raise SignatureError("The webhook's signature does not verify")
-    if declaration.cls.answer_webhook is not Plugin.answer_webhook:
+    if _answers(declaration):
         answer = await call(
             loaded,
             f"answer_webhook of '{declaration.name}'",
@@ -159,7 +178,11 @@ async def _accept(
         headers=without_secrets(webhook.headers),
         body=webhook.body,
     )
-    webhook_id = await _store_once(engine, row)
+    try:
+        webhook_id = await _store_once(engine, row, instance.unchanged())
+    except _ChangedMeanwhileError:
+        current = await engine.instances.read(instance.community, instance.plugin)
+        return await _accept_now(engine, declaration, current, webhook, slug)
     if webhook_id is not None:
         try:
             await engine.temporal.receive_webhook(instance.community, instance.plugin, webhook_id)
@@ -168,6 +191,19 @@ async def _accept(
             log.warning("webhook waits for temporal", webhook=webhook_id)
             engine.schedules.reconcile_when_reachable()
     return Response(status_code=200)
+
+
+async def _accept_now(
+    engine: Engine,
+    declaration: PluginDeclaration,
+    current: KnownInstance | None,
+    webhook: WebhookRequest,
+    slug: str | None,
+) -> Response:
+    """Take a webhook whose plugin instance is not as it was read."""
+    if current is None or (slug is not None and not _is_at(current, slug)):
+        raise ResourceNotFoundError(NOT_FOUND)
+    return await _accept(engine, declaration, current, webhook, slug)
 
 
 async def _delivery_id(loaded: LoadedPlugin, webhook: WebhookRequest) -> str | None:
@@ -184,28 +220,22 @@ async def _delivery_id(loaded: LoadedPlugin, webhook: WebhookRequest) -> str | N
     return found if isinstance(found, str) and 0 < len(found) <= LONGEST_DELIVERY_ID else None
 
 
-async def _store_once(engine: Engine, row: ReceivedWebhook) -> str | None:
+async def _store_once(
+    engine: Engine, row: ReceivedWebhook, unchanged: ColumnElement[bool]
+) -> str | None:
     """Store a webhook unless it came before; gives the id of the one to handle, if there is one."""
-    instance_id, delivery_id, webhook_id = row.instance_id, row.delivery_id, row.id
-    if delivery_id is not None:
-        first = await _first(engine, instance_id, delivery_id)
-        if first is not None:
-            return first.id if first.status == RECEIVED else None
     try:
-        async with engine.database.write() as session:
-            session.add(row)
+        if not await engine.database.execute(insert_if(row, unchanged)):
+            raise _ChangedMeanwhileError
     except IntegrityError:
-        # The same one came twice at the same moment: the other was first.
-        first = await _first(engine, instance_id, delivery_id) if delivery_id else None
+        if row.delivery_id is None:
+            raise
+        async with engine.database.read() as session:
+            first = await webhooks.find_delivery(session, row.instance_id, row.delivery_id)
         if first is None:
             raise
         return first.id if first.status == RECEIVED else None
-    return webhook_id
-
-
-async def _first(engine: Engine, instance_id: str, delivery_id: str) -> ReceivedWebhook | None:
-    async with engine.database.read() as session:
-        return await webhooks.find_delivery(session, instance_id, delivery_id)
+    return row.id
 
 
 async def _verified(loaded: LoadedPlugin, config: dict[str, Any], webhook: WebhookRequest) -> bool:

@@ -18,6 +18,7 @@ from engine.sdk.registry import ProcessDeclaration
 from engine.settings import Settings, SettingsError
 from engine.store.database import Database, database_url, open_database, utc_now
 from engine.store.endpoints import Endpoint
+from engine.store.instance_cache import InstanceCache
 from engine.store.secrets import SecretBox, kept_secret, open_secret_box
 from engine.temporal import Temporal, connect
 
@@ -30,6 +31,7 @@ class Engine:
         settings: The settings.
         database: The database.
         secrets: Opens plugin configs.
+        instances: Plugin instances that were read before.
         temporal: What is asked of Temporal.
         schedules: What is asked of its schedules.
         outbound: Which addresses may be called.
@@ -39,6 +41,7 @@ class Engine:
     settings: Settings
     database: Database
     secrets: SecretBox
+    instances: InstanceCache
     temporal: Temporal
     schedules: Schedules
     outbound: OutboundPolicy
@@ -97,10 +100,12 @@ async def open_engine(
         stack.push_async_callback(connections.close)
         schedules = Schedules(connected, settings)
         stack.push_async_callback(schedules.close)
+        secrets = open_secret_box(settings)
         yield Engine(
             settings=settings,
             database=database,
-            secrets=open_secret_box(settings),
+            secrets=secrets,
+            instances=InstanceCache(database, secrets),
             temporal=Temporal(connected, settings),
             schedules=schedules,
             outbound=outbound,

@@ -58,7 +58,12 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None, description="postgresql:// or sqlite:// URL; default: SQLite in the data folder."
     )
-    database_pool_size: int = Field(10, ge=1, le=200, description="Connections per process.")
+    database_pool_size: int = Field(
+        10,
+        ge=1,
+        le=200,
+        description="Connections per process for reading, and as many for writing.",
+    )
     database_timeout_seconds: float = Field(
         20, gt=0, le=600, description="How long to wait for a connection or for SQLite's lock."
     )

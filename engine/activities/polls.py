@@ -16,7 +16,7 @@ from engine.activities.process_calls import (
     LoadedProcess,
     again_at,
     commit,
-    done_before,
+    find_process,
     load_process,
     snapshot_of,
 )
@@ -57,10 +57,10 @@ class PollActivities:
         return await with_heartbeat(self._poll(poll))
 
     async def _poll(self, poll: PollProcess) -> InvocationOutcome:
-        done = await done_before(self._engine, poll.process_id, poll.invocation_id)
-        if done is not None:
-            return done
-        loaded = await load_process(self._engine, poll.process_id, poll.invocation_id)
+        row = await find_process(self._engine, poll.process_id, poll.invocation_id)
+        if isinstance(row, InvocationOutcome):
+            return row
+        loaded = await load_process(self._engine, row, poll.invocation_id)
         if activity.info().attempt == 1:
             raise self._no_news(loaded)
         turn = await wait_for_poll(self._engine, loaded.plugin)

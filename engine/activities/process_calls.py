@@ -100,13 +100,15 @@ async def read_record(engine: Engine, process_id: str) -> ProcessRecord:
         The record as it stands.
     """
     async with engine.database.read() as session:
-        return (await _get(session, process_id)).record()
+        row = await processes.get_process(session, process_id)
+    assert row is not None, "a process is stored before its workflow starts"
+    return row.record()
 
 
-async def done_before(
+async def find_process(
     engine: Engine, process_id: str, invocation_id: str
-) -> InvocationOutcome | None:
-    """Look whether a call is needed.
+) -> GovernanceProcess | InvocationOutcome:
+    """Find a process, and look whether a call of it is needed.
 
     Args:
         engine: What all activities share.
@@ -114,23 +116,24 @@ async def done_before(
         invocation_id: The call's mark.
 
     Returns:
-        The outcome, if the call was made before or the process needs none any more.
+        The process; or the outcome, if the call was made before or the process needs none any more.
     """
     async with engine.database.read() as session:
-        row = await _get(session, process_id)
-        mark = await invocations.get_invocation(session, invocation_id)
+        found = await processes.find_with_mark(session, process_id, invocation_id)
+    assert found is not None, "a process is stored before its workflow starts"
+    row, mark = found
     if mark is not None:
         await hand_out(engine, row.community, (mark.result or {}).get("items", []))
         return InvocationOutcome(row.record(), mark.id if mark.error else None)
-    return InvocationOutcome(row.record()) if row.status == COMPLETED else None
+    return InvocationOutcome(row.record()) if row.status == COMPLETED else row
 
 
-async def load_process(engine: Engine, process_id: str, invocation_id: str) -> LoadedProcess:
-    """Load a process with its plugin instance.
+async def load_process(engine: Engine, row: GovernanceProcess, invocation_id: str) -> LoadedProcess:
+    """Load a process' plugin instance.
 
     Args:
         engine: What all activities share.
-        process_id: The process.
+        row: The process.
         invocation_id: The call's mark, and its idempotency key.
 
     Returns:
@@ -140,10 +143,9 @@ async def load_process(engine: Engine, process_id: str, invocation_id: str) -> L
         PluginCodeError: Its plugin is not enabled, or this worker does not know its class.
     """
     async with engine.database.read() as session:
-        row = await _get(session, process_id)
         plugin = await load_plugin(engine, session, row.community, row.plugin, invocation_id)
-        if plugin is None:
-            raise PluginCodeError(f"Plugin '{row.plugin}' is not enabled any more")
+    if plugin is None:
+        raise PluginCodeError(f"Plugin '{row.plugin}' is not enabled any more")
     declaration = plugin.declaration.processes.get(row.slug)
     if declaration is None:
         raise PluginCodeError(f"This worker knows no process '{row.name}'")
@@ -340,12 +342,6 @@ def again_at(snapshot: ProcessSnapshot) -> datetime | None:
     if snapshot.poll_again_seconds is None:
         return None
     return utc_now() + timedelta(seconds=snapshot.poll_again_seconds)
-
-
-async def _get(session: AsyncSession, process_id: str) -> GovernanceProcess:
-    row = await processes.get_process(session, process_id)
-    assert row is not None, "a process is stored before its workflow starts"
-    return row
 
 
 def _apply(row: GovernanceProcess, snapshot: ProcessSnapshot, state: State) -> None:

@@ -21,7 +21,7 @@ from engine.activities.pacing import noting_limits, paced_call
 from engine.activities.process_calls import (
     LoadedProcess,
     commit,
-    done_before,
+    find_process,
     load_process,
     lock,
     marked,
@@ -101,15 +101,13 @@ class ProcessActivities:
 
     async def _invoke(self, invocation: InvokeProcess) -> InvocationOutcome:
         with before_plugin_code():
-            done = await done_before(self._engine, invocation.process_id, invocation.invocation_id)
-        if done is not None:
-            return done
+            row = await find_process(self._engine, invocation.process_id, invocation.invocation_id)
+        if isinstance(row, InvocationOutcome):
+            return row
         declaration = None
         try:
             with before_plugin_code():
-                loaded = await load_process(
-                    self._engine, invocation.process_id, invocation.invocation_id
-                )
+                loaded = await load_process(self._engine, row, invocation.invocation_id)
             declaration = loaded.declaration
             if invocation.method == "start" and not first_try():
                 await self._start_again(loaded, invocation)

@@ -60,13 +60,12 @@ class WebhookActivities:
                 return
             mark = f"webhook:{row.reference}"
             loaded = await load_plugin(self._engine, session, row.community, row.plugin, mark)
-            received = await invocations.get_invocation(session, mark) is not None
         if loaded is None or loaded.instance_id != row.instance_id:
             await self._finish(row, FAILED, {"detail": "the plugin was disabled meanwhile"})
             return
         request = WebhookRequest(body=row.body, headers=row.headers, query=row.query, path=row.path)
         failure: EngineError | None = None
-        if loaded.declaration.receiver is not None and not received:
+        if loaded.declaration.receiver is not None:
             try:
                 await self._receive(loaded, row, request, mark)
             except EngineError as error:
@@ -95,6 +94,9 @@ class WebhookActivities:
     ) -> None:
         receiver = loaded.declaration.receiver
         assert receiver is not None
+        async with self._engine.database.read() as session:
+            if await invocations.get_invocation(session, mark) is not None:
+                return
         await call(
             loaded,
             f"the webhook receiver of '{row.plugin}'",
@@ -172,13 +174,6 @@ class WebhookActivities:
     async def _finish(
         self, row: ReceivedWebhook, status: str, error: dict[str, object] | None
     ) -> None:
-        async def finish(session: AsyncSession) -> None:
-            stored = await webhooks.get_webhook(session, row.id)
-            # A process that failed to handle it has marked it as failed already.
-            if stored is None or stored.status != RECEIVED:
-                return
-            stored.status, stored.error, stored.tries = status, error, stored.tries + 1
-            if status != RECEIVED:
-                stored.handled_at = utc_now()
-
-        await self._engine.database.persist(finish)
+        await self._engine.database.persist(
+            lambda session: webhooks.note_try(session, row.id, status, error)
+        )

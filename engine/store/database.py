@@ -11,12 +11,26 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from sqlalchemy import DateTime, Dialect, Text, event, make_url
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Insert,
+    Text,
+    UpdateBase,
+    event,
+    insert,
+    inspect,
+    literal,
+    make_url,
+    select,
+)
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator
+from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.settings import Settings, SettingsError
@@ -70,16 +84,35 @@ def new_id() -> str:
     return str(uuid4())
 
 
+def insert_if(row: SQLModel, condition: ColumnElement[bool]) -> Insert:
+    """Make the statement that stores a row if a condition holds at that moment.
+
+    Args:
+        row: The new row.
+        condition: The condition.
+
+    Returns:
+        The statement; it changes one row, or none.
+    """
+    table = inspect(type(row)).local_table
+    values = {column.key: literal(getattr(row, column.key), column.type) for column in table.c}
+    statement = insert(table).from_select(list(values), select(*values.values()).where(condition))
+    return statement.execution_options(preserve_rowcount=True)
+
+
 class Database:
     """Sessions on one database.
 
     Args:
-        engine: The SQLAlchemy engine.
+        engine: The SQLAlchemy engine whose connections open transactions.
+        reader: One whose connections do not: each query stands for itself, which saves a reader two
+            round trips.
         outage_seconds: How long what must not be lost waits for a database that is out.
     """
 
-    def __init__(self, engine: AsyncEngine, outage_seconds: float) -> None:
+    def __init__(self, engine: AsyncEngine, reader: AsyncEngine, outage_seconds: float) -> None:
         self.engine = engine
+        self._reader = reader
         self._outage_seconds = outage_seconds
         self._writer = engine.execution_options(metagov_write=True)
         # SQLite has one writer at a time: waiting here is fairer and faster than on its file lock.
@@ -94,7 +127,7 @@ class Database:
         Yields:
             The session.
         """
-        async with AsyncSession(self.engine, expire_on_commit=False) as session:
+        async with AsyncSession(self._reader, expire_on_commit=False) as session:
             yield session
 
     @asynccontextmanager
@@ -110,6 +143,18 @@ class Database:
             session.begin(),
         ):
             yield session
+
+    async def execute(self, statement: UpdateBase) -> int:
+        """Run one statement that changes something; it is a transaction by itself.
+
+        Args:
+            statement: The statement.
+
+        Returns:
+            How many rows it changed.
+        """
+        async with self._turn, self._reader.connect() as connection:
+            return (await connection.execute(statement)).rowcount
 
     async def persist(self, work: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
         """Do work in one transaction, and again from its beginning while the database is out.
@@ -164,6 +209,7 @@ class Database:
     async def close(self) -> None:
         """Close all connections."""
         await self.engine.dispose()
+        await self._reader.dispose()
 
 
 def database_url(settings: Settings) -> URL:
@@ -213,25 +259,27 @@ def open_database(settings: Settings) -> Database:
     if url.get_backend_name() == "sqlite":
         if url.database:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_async_engine(
-            url,
-            pool_size=settings.database_pool_size,
-            pool_timeout=settings.database_timeout_seconds,
-            hide_parameters=True,
-            connect_args={"timeout": settings.database_timeout_seconds},
-        )
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        connect: dict[str, Any] = {"timeout": settings.database_timeout_seconds}
     else:
+        connect = {"connect_timeout": max(2, int(settings.database_timeout_seconds))}
+
+    def pool(**options: Any) -> AsyncEngine:
         engine = create_async_engine(
             url,
             pool_size=settings.database_pool_size,
             pool_timeout=settings.database_timeout_seconds,
-            pool_pre_ping=True,
+            pool_pre_ping=url.get_backend_name() != "sqlite",
             hide_parameters=True,
-            connect_args={"connect_timeout": max(2, int(settings.database_timeout_seconds))},
+            connect_args=connect,
+            **options,
         )
-    return Database(engine, settings.database_outage_seconds)
+        if url.get_backend_name() == "sqlite":
+            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+            event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        return engine
+
+    reader = pool(isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True)
+    return Database(pool(), reader, settings.database_outage_seconds)
 
 
 def is_outage(error: BaseException) -> bool:
@@ -259,6 +307,5 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     # A writer takes the lock at once: one that reads first and then writes cannot wait for it.
-    # A reader needs no transaction: each of its queries sees one state by itself.
     if connection.get_execution_options().get("metagov_write", False):
         connection.exec_driver_sql("BEGIN IMMEDIATE")

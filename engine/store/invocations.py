@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, update
+from sqlalchemy import ColumnElement, delete, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.errors import IdempotencyMismatchError
 from engine.store.communities import NAME_MAX_LENGTH
-from engine.store.database import Database, JsonText, UtcDateTime, new_id, utc_now
+from engine.store.database import Database, JsonText, UtcDateTime, insert_if, new_id, utc_now
 
 ACCEPTED = "accepted"
 DONE = "done"
@@ -67,41 +67,48 @@ class Idempotency:
 
 
 async def accept_once(
-    database: Database, row: SQLModel, resource_id: str, idempotency: Idempotency | None
-) -> str:
+    database: Database,
+    row: SQLModel,
+    resource_id: str,
+    condition: ColumnElement[bool],
+    idempotency: Idempotency | None,
+) -> str | None:
     """Store a request's row, unless a request with the same key was accepted before.
 
     Args:
         database: The database.
         row: What the request asks for.
         resource_id: The row's id.
+        condition: What must hold at that moment.
         idempotency: The request's idempotency key, if it has one.
 
     Returns:
-        ``resource_id``, or the id of the first request's row.
+        ``resource_id``, or the id of the first request's row; None if the condition does not hold.
 
     Raises:
         IdempotencyMismatchError: The key was used with another body.
     """
-    if idempotency is not None:
-        first = await _first_use(database, idempotency)
-        if first is not None:
-            return first
+    statement = insert_if(row, condition)
+    if idempotency is None:
+        return resource_id if await database.execute(statement) else None
+    first = await _first_use(database, idempotency)
+    if first is not None:
+        return first
     try:
         async with database.write() as session:
-            session.add(row)
-            if idempotency is not None:
-                session.add(
-                    IdempotencyKey(
-                        scope=idempotency.scope,
-                        key=idempotency.key,
-                        body_hash=idempotency.body_hash,
-                        resource_id=resource_id,
-                    )
+            if not (await session.exec(statement)).rowcount:
+                return None
+            session.add(
+                IdempotencyKey(
+                    scope=idempotency.scope,
+                    key=idempotency.key,
+                    body_hash=idempotency.body_hash,
+                    resource_id=resource_id,
                 )
+            )
     except IntegrityError:
         # Two requests with one key at the same moment: the other one was first.
-        first = await _first_use(database, idempotency) if idempotency else None
+        first = await _first_use(database, idempotency)
         if first is None:
             raise
         return first

@@ -13,6 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from engine.messages import COMPLETED, ProcessRecord
 from engine.store.communities import NAME_MAX_LENGTH
 from engine.store.database import JsonText, UtcDateTime, new_id, utc_now
+from engine.store.invocations import Invocation
 from engine.store.paging import newest_first
 
 
@@ -93,6 +94,28 @@ async def get_process(session: AsyncSession, process_id: str) -> GovernanceProce
     return await session.get(GovernanceProcess, process_id)
 
 
+async def find_with_mark(
+    session: AsyncSession, process_id: str, invocation_id: str
+) -> tuple[GovernanceProcess, Invocation | None] | None:
+    """Find a process, together with the mark of a call of it.
+
+    Args:
+        session: An open session.
+        process_id: The process' id.
+        invocation_id: The mark's id.
+
+    Returns:
+        The process, and the mark if the call was made; None if there is no such process.
+    """
+    query = (
+        select(GovernanceProcess, Invocation)
+        .outerjoin(Invocation, col(Invocation.id) == invocation_id)
+        .where(col(GovernanceProcess.id) == process_id)
+    )
+    found = (await session.exec(query)).one_or_none()
+    return (found[0], found[1]) if found is not None else None
+
+
 async def lock_process(session: AsyncSession, process_id: str) -> GovernanceProcess | None:
     """Find a process and keep other writers of it waiting until the transaction ends.
 
@@ -143,7 +166,12 @@ async def concerned_by(
     Returns:
         Community, ``{plugin}.{slug}`` and id of each.
     """
-    query = select(GovernanceProcess).where(
+    query = select(
+        GovernanceProcess.community,
+        GovernanceProcess.plugin,
+        GovernanceProcess.slug,
+        GovernanceProcess.id,
+    ).where(
         col(GovernanceProcess.instance_id) == instance_id,
         col(GovernanceProcess.status).in_(("created", "pending")),
         col(GovernanceProcess.slug).in_(slugs),
@@ -154,7 +182,7 @@ async def concerned_by(
             | col(GovernanceProcess.correlation_key).in_(keys)
         )
     rows = (await session.exec(query)).all()
-    return [(row.community, row.name, row.id) for row in rows]
+    return [(community, f"{plugin}.{slug}", id_) for community, plugin, slug, id_ in rows]
 
 
 async def pending_of_class(

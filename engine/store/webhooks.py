@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, LargeBinary, Text, delete
+from sqlalchemy import Index, LargeBinary, Text, delete, update
 from sqlalchemy.orm import defer
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -105,6 +105,31 @@ async def get_webhook(session: AsyncSession, webhook_id: str) -> ReceivedWebhook
         The webhook, or None.
     """
     return await session.get(ReceivedWebhook, webhook_id)
+
+
+async def note_try(
+    session: AsyncSession, webhook_id: str, status: str, error: dict[str, Any] | None
+) -> None:
+    """Note how a try to handle a webhook ended, unless a process that failed at it has done so.
+
+    Args:
+        session: A session in a transaction.
+        webhook_id: The webhook.
+        status: The status it has from now on.
+        error: What went wrong, if anything did.
+    """
+    statement = (
+        update(ReceivedWebhook)
+        .where(col(ReceivedWebhook.id) == webhook_id, col(ReceivedWebhook.status) == RECEIVED)
+        .values(
+            status=status,
+            error=error,
+            tries=col(ReceivedWebhook.tries) + 1,
+            handled_at=utc_now() if status != RECEIVED else None,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    await session.exec(statement)
 
 
 async def find_delivery(
