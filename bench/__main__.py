@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import at_rest, beside_pending, polls, scale_out, short_ways, slow_actions
+from bench import at_rest, beside_pending, flood, polls, scale_out, short_ways, slow_actions
 
 RESULTS = Path(__file__).parent.parent / "docs" / "performance.md"
 ROWS: dict[int, tuple[str, Callable[[], Coroutine[Any, Any, str]]]] = {
@@ -24,6 +24,7 @@ ROWS: dict[int, tuple[str, Callable[[], Coroutine[Any, Any, str]]]] = {
     4: (slow_actions.TITLE, slow_actions.run),
     5: (at_rest.TITLE, at_rest.run),
     6: (scale_out.TITLE, scale_out.run),
+    7: (flood.TITLE, flood.run),
 }
 
 

@@ -35,6 +35,7 @@ from engine.temporal import ensure_search_attributes
 PLUGINS = Path(__file__).parent / "plugins"
 REPOSITORY = Path(__file__).parent.parent
 COMMUNITY = "bench"
+SECRET = "a secret that signs webhooks"
 HEADERS = {"X-Metagov-Community": COMMUNITY}
 START_SECONDS = 60
 STARTS_AT_ONCE = 30
@@ -138,6 +139,7 @@ class RunningEngine:
             {"name": "randomness", "config": {}},
             {"name": "tutorial", "config": {"api_key": "x"}},
             {"name": "measured", "config": {"upstream": upstream}},
+            {"name": "signed", "config": {"secret": SECRET}},
         ]
         body = {"name": COMMUNITY, "readable_name": "", "plugins": plugins}
         answer = await self.http.put(f"/api/internal/community/{COMMUNITY}", json=body)

@@ -1,6 +1,13 @@
 """What is measured: a process that waits for its webhook, one that is polled, a slow action."""
 
-from engine.plugins import GovernanceProcess, HttpOptions, Plugin, ProcessStatus, Registry
+from engine.plugins import (
+    GovernanceProcess,
+    HmacSignature,
+    HttpOptions,
+    Plugin,
+    ProcessStatus,
+    Registry,
+)
 
 
 @Registry.plugin
@@ -17,6 +24,18 @@ class Measured(Plugin):
     @Registry.action(slug="slow", description="asks a slow platform")
     async def slow(self):
         return (await self.http.post("/action")).json()
+
+
+@Registry.plugin
+class Signed(Plugin):
+    name = "signed"
+    config_schema = {"type": "object", "properties": {"secret": {"type": "string"}}}
+    webhook_signature = HmacSignature(header="X-Signature", secret="secret")
+    webhook_max_bytes = 2**20
+
+    @Registry.webhook_receiver
+    def hear(self, request):
+        self.log.debug("heard")
 
 
 @Registry.governance_process
