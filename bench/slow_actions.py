@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from bench.measure import timed
-from bench.running import HEADERS, running_engine
+from uuid import uuid4
+
+from temporalio.client import Client
+
+from bench.bare import TASK_QUEUE, TIMEOUT, post
+from bench.measure import Timing, in_turn
+from bench.running import HEADERS, python_process, running_engine
 from bench.upstream import upstream
 
 TITLE = "Slow actions"
@@ -25,17 +30,38 @@ async def run() -> str:
             path = "/api/internal/action/measured.slow"
             (await engine.http.post(path, headers=HEADERS)).raise_for_status()
 
-        await timed(act, CONCURRENCY, CONCURRENCY)
-        taken = await timed(act, COUNT, CONCURRENCY)
-    limit = CONCURRENCY / PLATFORM_SECONDS
+        with python_process("-m", "bench.bare", engine.target):
+            client = await Client.connect(engine.target)
+
+            async def bare() -> None:
+                await client.execute_activity(
+                    post,
+                    f"{platform.url}/action",
+                    id=uuid4().hex,
+                    task_queue=TASK_QUEUE,
+                    start_to_close_timeout=TIMEOUT,
+                )
+
+            ours, theirs = await in_turn(act, bare, COUNT, CONCURRENCY)
     return "\n".join(
         [
             f"{COUNT} actions, {CONCURRENCY} at once, at a platform that answers after "
-            f"{PLATFORM_SECONDS * 1000:.0f} ms.",
+            f"{PLATFORM_SECONDS * 1000:.0f} ms; beside bare Temporal, an activity with the same "
+            "request.",
             "",
-            "| per s | the platform's own limit | ratio | median ms | p95 ms |",
+            "| | per s | of the platform's own limit | median ms | p95 ms |",
             "| --- | --- | --- | --- | --- |",
-            f"| {taken.per_second:.0f} | {limit:.0f} | **{taken.per_second / limit:.2f}** | "
-            f"{taken.median_ms:.0f} | {taken.p95_ms:.0f} |",
+            _line("engine", ours),
+            _line("bare Temporal", theirs),
+            f"| ratio | **{ours.per_second / theirs.per_second:.2f}** | | "
+            f"**{ours.median_ms / theirs.median_ms:.2f}** | |",
         ]
+    )
+
+
+def _line(name: str, taken: Timing) -> str:
+    limit = CONCURRENCY / PLATFORM_SECONDS
+    return (
+        f"| {name} | {taken.per_second:.0f} | {taken.per_second / limit:.2f} | "
+        f"{taken.median_ms:.0f} | {taken.p95_ms:.0f} |"
     )

@@ -6,10 +6,12 @@ import asyncio
 import builtins
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import TypeVar
 from uuid import uuid4
 
+from temporalio.api.failure.v1 import Failure
 from temporalio.client import (
     ActivityFailureError,
     ActivityHandle,
@@ -25,8 +27,11 @@ from temporalio.common import (
     SearchAttributeKey,
     WorkflowIDConflictPolicy,
 )
+from temporalio.converter import DataConverter, DefaultFailureConverter, PayloadConverter
 from temporalio.exceptions import (
     ActivityAlreadyStartedError,
+    ApplicationError,
+    ApplicationErrorCategory,
     TimeoutError,
     TimeoutType,
     WorkflowAlreadyStartedError,
@@ -91,6 +96,22 @@ WEBHOOK_RETRY = RetryPolicy(
 )
 
 
+class _BriefFailures(DefaultFailureConverter):
+    """Leaves the traceback out of failures that are no fault, such as a poll without news.
+
+    It would be formatted, sent and stored on every poll, and says nothing.
+    """
+
+    def to_failure(
+        self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure
+    ) -> None:
+        """Write a failure down."""
+        benign = ApplicationErrorCategory.BENIGN
+        if isinstance(exception, ApplicationError) and exception.category == benign:
+            exception = exception.with_traceback(None)
+        super().to_failure(exception, payload_converter, failure)
+
+
 async def connect(settings: Settings, *, lazy: bool = False) -> Client:
     """Connect to the Temporal server of the settings.
 
@@ -110,6 +131,7 @@ async def connect(settings: Settings, *, lazy: bool = False) -> Client:
         namespace=settings.temporal_namespace,
         api_key=api_key.get_secret_value() if api_key else None,
         tls=settings.temporal_tls or api_key is not None,
+        data_converter=replace(DataConverter.default, failure_converter_class=_BriefFailures),
         lazy=lazy,
     )
 

@@ -92,15 +92,12 @@ class ActionActivities:
 
     async def _load(self, invocation_id: str) -> tuple[Invocation, LoadedPlugin | None]:
         async with self._engine.database.read() as session:
-            row = await invocations.get_invocation(session, invocation_id)
-            assert row is not None, "an accepted invocation is stored before its activity"
-            if row.status == DONE:
+            found = await invocations.find_with_instance(session, invocation_id)
+            assert found is not None, "an accepted invocation is stored before its activity"
+            row, enabled = found
+            if row.status == DONE or enabled is None:
                 return row, None
-            loaded = await load_plugin(
-                self._engine, session, row.community, row.plugin, invocation_id
-            )
-        present = loaded is not None and loaded.instance_id == row.instance_id
-        return row, loaded if present else None
+            return row, await load_plugin(self._engine, session, enabled, invocation_id)
 
     async def _run(
         self, row: Invocation, loaded: LoadedPlugin | None, action: ActionDeclaration | None

@@ -27,7 +27,7 @@ from engine.messages import COMPLETED, PollTogether, ProcessRecord
 from engine.resources import Engine
 from engine.sdk.process import ProcessSnapshot
 from engine.sdk.registry import ProcessDeclaration, Registry
-from engine.store import processes
+from engine.store import communities, processes
 from engine.store.processes import GovernanceProcess
 
 log = structlog.get_logger()
@@ -60,10 +60,11 @@ class BatchedPollActivities:
     async def _poll(self, poll: PollTogether) -> None:
         key = f"{poll.activity_id}#{activity.info().attempt}"
         async with self._engine.database.read() as session:
-            plugin = await load_plugin(self._engine, session, poll.community, poll.plugin, key)
+            enabled = await communities.find_enabled(session, poll.instance_id)
+            if enabled is None:
+                return  # Disabled; if it was enabled anew, another one polls.
+            plugin = await load_plugin(self._engine, session, enabled, key)
             rows = await processes.pending_of_class(session, poll.instance_id, poll.slug)
-        if plugin is None or plugin.instance_id != poll.instance_id:
-            return  # Disabled, or enabled anew: then another one polls.
         declaration = plugin.declaration.processes.get(poll.slug)
         if declaration is None or not declaration.polls_together:
             return
@@ -80,7 +81,8 @@ class BatchedPollActivities:
 
     async def _loaded_anew(self, poll: PollTogether, key: str) -> LoadedPlugin | None:
         async with self._engine.database.read() as session:
-            return await load_plugin(self._engine, session, poll.community, poll.plugin, key)
+            enabled = await communities.find_enabled(session, poll.instance_id)
+            return await load_plugin(self._engine, session, enabled, key) if enabled else None
 
     async def _update(
         self,

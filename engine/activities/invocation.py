@@ -26,6 +26,7 @@ from engine.sdk.plugin import Community, InvocationContext, Plugin
 from engine.sdk.registry import PluginDeclaration, Registry
 from engine.sdk.state import State
 from engine.store import communities, outbox
+from engine.store.communities import EnabledInstance
 from engine.store.processes import GovernanceProcess
 from engine.store.secrets import redact, secret_values
 
@@ -59,37 +60,32 @@ class LoadedPlugin:
 
 
 async def load_plugin(
-    engine: Engine, session: AsyncSession, community: str, plugin: str, key: str
-) -> LoadedPlugin | None:
+    engine: Engine, session: AsyncSession, enabled: EnabledInstance, key: str
+) -> LoadedPlugin:
     """Load a plugin instance with config and state.
 
     Args:
         engine: What all activities share.
         session: An open session.
-        community: The community's name.
-        plugin: The plugin's name.
+        enabled: The instance, just read.
         key: The idempotency key of the call.
 
     Returns:
-        The instance, ready for one call; None if the plugin is not enabled there.
+        The instance, ready for one call.
 
     Raises:
         PluginCodeError: The plugin is not installed in this worker.
     """
-    found = await communities.find_enabled(session, community, plugin)
-    if found is None:
-        return None
-    instance, readable_name, paused_until = found
     loaded = build_plugin(
         engine,
-        instance_id=instance.id,
-        plugin=instance.plugin,
-        community=Community(instance.community, readable_name),
-        config=engine.secrets.decrypt(instance.config_encrypted),
-        state=await communities.load_state(session, instance.id),
+        instance_id=enabled.id,
+        plugin=enabled.plugin,
+        community=Community(enabled.community, enabled.readable_name),
+        config=engine.secrets.decrypt(enabled.config_encrypted),
+        state=await communities.load_state(session, enabled.id) if enabled.has_state else {},
         key=key,
     )
-    loaded.paused_until = paused_until
+    loaded.paused_until = enabled.paused_until
     return loaded
 
 

@@ -54,7 +54,7 @@ async def paced_call(
     now = utc_now()
     moment = loaded.paused_until
     if moment is None or moment <= now:
-        moment = await _reserve(engine, loaded, LONGEST_WAIT)
+        moment = await _reserve(engine, loaded, now, LONGEST_WAIT)
     wait = moment - now
     if wait > LONGEST_WAIT:
         raise RateLimitError(
@@ -122,18 +122,19 @@ async def wait_for_poll(engine: Engine, loaded: LoadedPlugin) -> timedelta:
     if details[:1] == [SLOT]:
         moment = datetime.fromisoformat(details[1])
     else:
-        moment = await _reserve(engine, loaded, None)
+        moment = await _reserve(engine, loaded, now, None)
     if moment > now:
         activity.heartbeat(SLOT, moment.isoformat())
-    else:
+    elif details:
         # Used: the next poll takes another one.
         activity.heartbeat()
     return moment - now
 
 
-async def _reserve(engine: Engine, loaded: LoadedPlugin, longest: timedelta | None) -> datetime:
+async def _reserve(
+    engine: Engine, loaded: LoadedPlugin, now: datetime, longest: timedelta | None
+) -> datetime:
     every = loaded.declaration.call_every_seconds
-    now = utc_now()
     if every is None:
         return now
     async with engine.database.write() as session:

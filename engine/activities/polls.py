@@ -11,12 +11,13 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from engine.activities.heartbeat import with_heartbeat
+from engine.activities.invocation import hand_out
 from engine.activities.pacing import noting_limits, wait_for_poll
 from engine.activities.process_calls import (
+    DoneBefore,
     LoadedProcess,
     again_at,
     commit,
-    find_process,
     load_process,
     snapshot_of,
 )
@@ -57,10 +58,10 @@ class PollActivities:
         return await with_heartbeat(self._poll(poll))
 
     async def _poll(self, poll: PollProcess) -> InvocationOutcome:
-        row = await find_process(self._engine, poll.process_id, poll.invocation_id)
-        if isinstance(row, InvocationOutcome):
-            return row
-        loaded = await load_process(self._engine, row, poll.invocation_id)
+        loaded = await load_process(self._engine, poll.process_id, poll.invocation_id)
+        if isinstance(loaded, DoneBefore):
+            await hand_out(self._engine, loaded.outcome.record.community, loaded.items)
+            return loaded.outcome
         if activity.info().attempt == 1:
             raise self._no_news(loaded)
         turn = await wait_for_poll(self._engine, loaded.plugin)

@@ -89,6 +89,19 @@ class LoadedProcess:
         )
 
 
+@dataclass(frozen=True)
+class DoneBefore:
+    """A call that is not needed.
+
+    Attributes:
+        outcome: What it led to, or the record as it stands.
+        items: Ids of the outbox items that it left, to be handed out again.
+    """
+
+    outcome: InvocationOutcome
+    items: list[str]
+
+
 async def read_record(engine: Engine, process_id: str) -> ProcessRecord:
     """Read a process' record.
 
@@ -105,47 +118,35 @@ async def read_record(engine: Engine, process_id: str) -> ProcessRecord:
     return row.record()
 
 
-async def find_process(
+async def load_process(
     engine: Engine, process_id: str, invocation_id: str
-) -> GovernanceProcess | InvocationOutcome:
-    """Find a process, and look whether a call of it is needed.
+) -> LoadedProcess | DoneBefore:
+    """Load a process with its plugin instance, if a call of it is needed.
 
     Args:
         engine: What all activities share.
         process_id: The process.
-        invocation_id: The call's mark.
-
-    Returns:
-        The process; or the outcome, if the call was made before or the process needs none any more.
-    """
-    async with engine.database.read() as session:
-        found = await processes.find_with_mark(session, process_id, invocation_id)
-    assert found is not None, "a process is stored before its workflow starts"
-    row, mark = found
-    if mark is not None:
-        await hand_out(engine, row.community, (mark.result or {}).get("items", []))
-        return InvocationOutcome(row.record(), mark.id if mark.error else None)
-    return InvocationOutcome(row.record()) if row.status == COMPLETED else row
-
-
-async def load_process(engine: Engine, row: GovernanceProcess, invocation_id: str) -> LoadedProcess:
-    """Load a process' plugin instance.
-
-    Args:
-        engine: What all activities share.
-        row: The process.
         invocation_id: The call's mark, and its idempotency key.
 
     Returns:
-        The process, ready for one call.
+        The process, ready for one call; or what is known, if the call was made before or the
+        process needs none any more.
 
     Raises:
         PluginCodeError: Its plugin is not enabled, or this worker does not know its class.
     """
     async with engine.database.read() as session:
-        plugin = await load_plugin(engine, session, row.community, row.plugin, invocation_id)
-    if plugin is None:
-        raise PluginCodeError(f"Plugin '{row.plugin}' is not enabled any more")
+        found = await processes.find_for_call(session, process_id, invocation_id)
+        assert found is not None, "a process is stored before its workflow starts"
+        row, mark, enabled = found
+        if mark is not None:
+            outcome = InvocationOutcome(row.record(), mark.id if mark.error else None)
+            return DoneBefore(outcome, (mark.result or {}).get("items", []))
+        if row.status == COMPLETED:
+            return DoneBefore(InvocationOutcome(row.record()), [])
+        if enabled is None:
+            raise PluginCodeError(f"Plugin '{row.plugin}' is not enabled any more")
+        plugin = await load_plugin(engine, session, enabled, invocation_id)
     declaration = plugin.declaration.processes.get(row.slug)
     if declaration is None:
         raise PluginCodeError(f"This worker knows no process '{row.name}'")

@@ -19,9 +19,9 @@ from engine.activities.heartbeat import (
 from engine.activities.invocation import hand_out, tell_of_process
 from engine.activities.pacing import noting_limits, paced_call
 from engine.activities.process_calls import (
+    DoneBefore,
     LoadedProcess,
     commit,
-    find_process,
     load_process,
     lock,
     marked,
@@ -100,15 +100,17 @@ class ProcessActivities:
         return InvocationOutcome(await read_record(self._engine, read.process_id))
 
     async def _invoke(self, invocation: InvokeProcess) -> InvocationOutcome:
-        with before_plugin_code():
-            row = await find_process(self._engine, invocation.process_id, invocation.invocation_id)
-        if isinstance(row, InvocationOutcome):
-            return row
-        declaration = None
         try:
             with before_plugin_code():
-                loaded = await load_process(self._engine, row, invocation.invocation_id)
-            declaration = loaded.declaration
+                loaded = await load_process(
+                    self._engine, invocation.process_id, invocation.invocation_id
+                )
+        except EngineError as error:
+            return await self._failed(invocation, error, None)
+        if isinstance(loaded, DoneBefore):
+            await hand_out(self._engine, loaded.outcome.record.community, loaded.items)
+            return loaded.outcome
+        try:
             if invocation.method == "start" and not first_try():
                 await self._start_again(loaded, invocation)
             else:
@@ -118,7 +120,7 @@ class ProcessActivities:
                 self._engine, loaded, snapshot, invocation.invocation_id, invocation.method
             )
         except EngineError as error:
-            return await self._failed(invocation, error, declaration)
+            return await self._failed(invocation, error, loaded.declaration)
         if loaded.declaration.polls_together and invocation.method == "start":
             row = loaded.row
             poll = PollTogether(row.community, row.plugin, row.slug, row.instance_id)

@@ -13,7 +13,7 @@ from engine.activities.pacing import paced_call
 from engine.errors import EngineError, StateConflictError
 from engine.messages import RunTask
 from engine.resources import Engine
-from engine.store import invocations
+from engine.store import communities, invocations
 from engine.store.communities import PluginInstance
 from engine.store.database import utc_now
 from engine.store.invocations import DONE, Invocation
@@ -46,18 +46,14 @@ class ProducerActivities:
 
     async def _run(self, task: RunTask) -> None:
         async with self._engine.database.read() as session:
-            instance = await session.get(PluginInstance, task.instance_id)
+            instance = await communities.find_enabled(session, task.instance_id)
             if instance is None:
                 return  # Disabled meanwhile; its schedule is going.
             key = f"task:{activity.info().workflow_run_id}"
             done = await invocations.get_invocation(session, key)
-            loaded = await load_plugin(
-                self._engine, session, instance.community, instance.plugin, key
-            )
+            loaded = await load_plugin(self._engine, session, instance, key)
         if done is not None:
             await hand_out(self._engine, instance.community, (done.result or {}).get("items", []))
-            return
-        if loaded is None:
             return
         declaration = loaded.declaration.tasks.get(task.task)
         name = f"{instance.plugin}.{task.task}"

@@ -55,12 +55,13 @@ class WebhookActivities:
 
     async def _handle(self, webhook_id: str) -> None:
         async with self._engine.database.read() as session:
-            row = await webhooks.get_webhook(session, webhook_id)
-            if row is None or row.status != RECEIVED:
+            found = await webhooks.find_with_instance(session, webhook_id)
+            if found is None or found[0].status != RECEIVED:
                 return
+            row, enabled = found
             mark = f"webhook:{row.reference}"
-            loaded = await load_plugin(self._engine, session, row.community, row.plugin, mark)
-        if loaded is None or loaded.instance_id != row.instance_id:
+            loaded = await load_plugin(self._engine, session, enabled, mark) if enabled else None
+        if loaded is None:
             await self._finish(row, FAILED, {"detail": "the plugin was disabled meanwhile"})
             return
         request = WebhookRequest(body=row.body, headers=row.headers, query=row.query, path=row.path)

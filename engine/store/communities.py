@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, ForeignKey, String, Text, UniqueConstraint, delete
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    String,
+    Text,
+    UniqueConstraint,
+    bindparam,
+    delete,
+    exists,
+)
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -79,6 +90,48 @@ class CommunityChange(SQLModel, table=True):
     created: bool = False
     error: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+
+
+@dataclass(frozen=True)
+class EnabledInstance:
+    """A plugin instance with what a call of its plugin needs to know.
+
+    Attributes:
+        id: Its id.
+        community: The community's name.
+        plugin: The plugin's name.
+        config_encrypted: Its config.
+        readable_name: The community's name for people.
+        paused_until: Until when its platform wants no calls, if it said so.
+        has_state: Whether it has any state.
+    """
+
+    id: str
+    community: str
+    plugin: str
+    config_encrypted: str = dataclass_field(repr=False)
+    readable_name: str
+    paused_until: datetime | None
+    has_state: bool
+
+
+_ENABLED: tuple[Any, ...] = (
+    PluginInstance.id,
+    PluginInstance.community,
+    PluginInstance.plugin,
+    PluginInstance.config_encrypted,
+    Community.readable_name,
+    InstancePace.paused_until,
+    exists().where(col(PluginState.instance_id) == col(PluginInstance.id)),
+)
+
+# Statements of the most frequent calls are made once: making one takes longer than running it.
+_FIND_ENABLED = (
+    select(*_ENABLED)
+    .join(Community, col(Community.name) == col(PluginInstance.community))
+    .outerjoin(InstancePace, col(InstancePace.instance_id) == col(PluginInstance.id))
+    .where(col(PluginInstance.id) == bindparam("id"))
+)
 
 
 async def get_community(session: AsyncSession, name: str) -> Community | None:
@@ -171,28 +224,57 @@ async def find_instance(
     return (await session.exec(query)).one_or_none()
 
 
-async def find_enabled(
-    session: AsyncSession, community: str, plugin: str
-) -> tuple[PluginInstance, str, datetime | None] | None:
-    """Find a plugin of a community, together with what a call of it needs to know.
+async def find_enabled(session: AsyncSession, instance_id: str) -> EnabledInstance | None:
+    """Find an instance, together with what a call of its plugin needs to know.
 
     Args:
         session: An open session.
-        community: The community's name.
-        plugin: The plugin's name.
+        instance_id: The instance.
 
     Returns:
-        The instance, the community's name for people, and until when its platform wants no calls;
-        None if the plugin is not enabled there.
+        The instance; None if it was disabled.
     """
-    query = (
-        select(PluginInstance, Community.readable_name, InstancePace.paused_until)
-        .join(Community, col(Community.name) == col(PluginInstance.community))
+    found = (await session.exec(_FIND_ENABLED, params={"id": instance_id})).one_or_none()
+    return EnabledInstance(*found) if found is not None else None
+
+
+def select_with_instance(instance_id: Any, *entities: Any) -> Any:
+    """Make a query for rows together with the plugin instance that they belong to.
+
+    Args:
+        instance_id: The rows' column that names the instance.
+        entities: What is selected, the rows' own table first.
+
+    Returns:
+        The query, to be narrowed down to one row.
+    """
+    return (
+        select(*entities, *_ENABLED)
+        .select_from(entities[0])
+        .outerjoin(PluginInstance, col(PluginInstance.id) == instance_id)
+        .outerjoin(Community, col(Community.name) == col(PluginInstance.community))
         .outerjoin(InstancePace, col(InstancePace.instance_id) == col(PluginInstance.id))
-        .where(col(PluginInstance.community) == community, col(PluginInstance.plugin) == plugin)
     )
-    found = (await session.exec(query)).one_or_none()
-    return (found[0], found[1], found[2]) if found is not None else None
+
+
+async def find_with_instance(
+    session: AsyncSession, query: Any, **parameters: str
+) -> tuple[tuple[Any, ...], EnabledInstance | None] | None:
+    """Find a row together with the plugin instance that it belongs to.
+
+    Args:
+        session: An open session.
+        query: Made by ``select_with_instance``, once.
+        parameters: Values of its bound parameters.
+
+    Returns:
+        What was selected, and the instance, None if it was disabled; None if there is no such row.
+    """
+    found = (await session.exec(query, params=parameters)).one_or_none()
+    if found is None:
+        return None
+    selected, instance = found[: -len(_ENABLED)], found[-len(_ENABLED) :]
+    return tuple(selected), EnabledInstance(*instance) if instance[0] is not None else None
 
 
 async def load_state(session: AsyncSession, instance_id: str) -> dict[str, str]:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, update
+from sqlalchemy import ColumnElement, bindparam, delete, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.errors import IdempotencyMismatchError
-from engine.store.communities import NAME_MAX_LENGTH
+from engine.store import communities
+from engine.store.communities import NAME_MAX_LENGTH, EnabledInstance
 from engine.store.database import Database, JsonText, UtcDateTime, insert_if, new_id, utc_now
 
 ACCEPTED = "accepted"
@@ -35,6 +36,11 @@ class Invocation(SQLModel, table=True):
     error: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
     finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime, index=True)
+
+
+_WITH_INSTANCE = communities.select_with_instance(Invocation.instance_id, Invocation).where(
+    col(Invocation.id) == bindparam("id")
+)
 
 
 class IdempotencyKey(SQLModel, table=True):
@@ -149,6 +155,22 @@ async def get_invocation(session: AsyncSession, invocation_id: str) -> Invocatio
         The invocation, or None.
     """
     return await session.get(Invocation, invocation_id)
+
+
+async def find_with_instance(
+    session: AsyncSession, invocation_id: str
+) -> tuple[Invocation, EnabledInstance | None] | None:
+    """Find an invocation and the plugin instance that it calls.
+
+    Args:
+        session: An open session.
+        invocation_id: Its id.
+
+    Returns:
+        The invocation, and the instance, None if it was disabled; None if there is none.
+    """
+    found = await communities.find_with_instance(session, _WITH_INSTANCE, id=invocation_id)
+    return (found[0][0], found[1]) if found is not None else None
 
 
 async def withdraw(session: AsyncSession, resource_id: str) -> None:

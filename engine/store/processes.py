@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, Text
+from sqlalchemy import Index, Text, bindparam
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.messages import COMPLETED, ProcessRecord
-from engine.store.communities import NAME_MAX_LENGTH
+from engine.store import communities
+from engine.store.communities import NAME_MAX_LENGTH, EnabledInstance
 from engine.store.database import JsonText, UtcDateTime, new_id, utc_now
 from engine.store.invocations import Invocation
 from engine.store.paging import newest_first
@@ -81,6 +82,13 @@ class GovernanceProcess(SQLModel, table=True):
             self.errors = errors
 
 
+_FOR_CALL = (
+    communities.select_with_instance(GovernanceProcess.instance_id, GovernanceProcess, Invocation)
+    .outerjoin(Invocation, col(Invocation.id) == bindparam("mark"))
+    .where(col(GovernanceProcess.id) == bindparam("process"))
+)
+
+
 async def get_process(session: AsyncSession, process_id: str) -> GovernanceProcess | None:
     """Find a process.
 
@@ -94,10 +102,10 @@ async def get_process(session: AsyncSession, process_id: str) -> GovernanceProce
     return await session.get(GovernanceProcess, process_id)
 
 
-async def find_with_mark(
+async def find_for_call(
     session: AsyncSession, process_id: str, invocation_id: str
-) -> tuple[GovernanceProcess, Invocation | None] | None:
-    """Find a process, together with the mark of a call of it.
+) -> tuple[GovernanceProcess, Invocation | None, EnabledInstance | None] | None:
+    """Find a process, with the mark of a call of it and its plugin instance.
 
     Args:
         session: An open session.
@@ -105,15 +113,13 @@ async def find_with_mark(
         invocation_id: The mark's id.
 
     Returns:
-        The process, and the mark if the call was made; None if there is no such process.
+        The process, the mark if the call was made, and the instance unless it was disabled; None if
+        there is no such process.
     """
-    query = (
-        select(GovernanceProcess, Invocation)
-        .outerjoin(Invocation, col(Invocation.id) == invocation_id)
-        .where(col(GovernanceProcess.id) == process_id)
+    found = await communities.find_with_instance(
+        session, _FOR_CALL, process=process_id, mark=invocation_id
     )
-    found = (await session.exec(query)).one_or_none()
-    return (found[0], found[1]) if found is not None else None
+    return (found[0][0], found[0][1], found[1]) if found is not None else None
 
 
 async def lock_process(session: AsyncSession, process_id: str) -> GovernanceProcess | None:

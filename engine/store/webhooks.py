@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, LargeBinary, Text, delete, update
+from sqlalchemy import Index, LargeBinary, Text, bindparam, delete, update
 from sqlalchemy.orm import defer
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.store.communities import NAME_MAX_LENGTH
+from engine.store import communities
+from engine.store.communities import NAME_MAX_LENGTH, EnabledInstance
 from engine.store.database import JsonText, UtcDateTime, new_id, utc_now
 from engine.store.paging import newest_first
 
@@ -68,6 +69,11 @@ class ReceivedWebhook(SQLModel, table=True):
         self.error, self.handled_at = None, None
 
 
+_WITH_INSTANCE = communities.select_with_instance(
+    ReceivedWebhook.instance_id, ReceivedWebhook
+).where(col(ReceivedWebhook.id) == bindparam("id"))
+
+
 def without_secrets(headers: Mapping[str, str]) -> dict[str, str]:
     """Leave out the headers that carry credentials.
 
@@ -105,6 +111,22 @@ async def get_webhook(session: AsyncSession, webhook_id: str) -> ReceivedWebhook
         The webhook, or None.
     """
     return await session.get(ReceivedWebhook, webhook_id)
+
+
+async def find_with_instance(
+    session: AsyncSession, webhook_id: str
+) -> tuple[ReceivedWebhook, EnabledInstance | None] | None:
+    """Find a webhook and the plugin instance that received it.
+
+    Args:
+        session: An open session.
+        webhook_id: Its id.
+
+    Returns:
+        The webhook, and the instance, None if it was disabled; None if there is no such webhook.
+    """
+    found = await communities.find_with_instance(session, _WITH_INSTANCE, id=webhook_id)
+    return (found[0][0], found[1]) if found is not None else None
 
 
 async def note_try(

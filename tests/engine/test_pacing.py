@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.messages import process_workflow_id
 from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually
 
@@ -98,3 +99,22 @@ async def test_polls_are_spaced_as_the_plugin_declares(
     await eventually(lambda: len(moments(platform, "poll")) >= 24, 30)
     polls = moments(platform, "poll")
     assert len(polls) / (polls[-1] - polls[0]) < 5
+
+
+@one_database
+async def test_each_try_of_the_activity_is_one_poll(running: RunningEngine) -> None:
+    """Without a rate limit no try is spent on waiting for a turn."""
+    community = await running.community({"name": "reader", "config": {"api_key": "x"}})
+    started = await running.start(community, "reader.polled", after=4)
+    await running.completed(started.headers["location"])
+    handle = running.client.get_workflow_handle(
+        process_workflow_id(community, "reader.polled", started.json()["id"])
+    )
+    history = await handle.fetch_history()
+    tries = [
+        event.activity_task_started_event_attributes.attempt
+        for event in history.events
+        if event.HasField("activity_task_started_event_attributes")
+    ]
+    # The first try only plans the next one.
+    assert max(tries) == 1 + 4
