@@ -13,6 +13,7 @@ from engine.errors import (
     RegistrationError,
     Violation,
 )
+from engine.sdk import tally
 from engine.sdk.authorization import AuthType
 from engine.sdk.http import HttpOptions
 from engine.sdk.parameters import Parameters
@@ -53,4 +54,5 @@ __all__ = [
     "VotingStandard",
     "WebhookRequest",
     "WebhookResponse",
+    "tally",
 ]

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+from engine.plugins import tally
+
 HOUR = timedelta(hours=1)
 # Until a request with the next full hour has arrived, that hour must not have come.
 SHORTEST_NOTICE = timedelta(minutes=1)
@@ -30,26 +32,25 @@ def outcome_of(poll: Mapping[str, Any]) -> dict[str, Any]:
     """
     voters = int(poll.get("decided_voters_count") or 0)
     eligible = int(poll.get("voters_count") or 0)
-    outcome: dict[str, Any] = {
-        "voters": voters,
-        "eligible": eligible,
-        "undecided": int(poll.get("undecided_voters_count") or 0),
-        "turnout": round(voters / eligible, 4) if eligible else 0.0,
-    }
-    quorum = poll.get("quorum_pct")
+    results, quorum = poll.get("results"), poll.get("quorum_pct")
+    # Rows 0 (none of the above) and -1 (undecided) are no options.
+    options = [row for row in results or [] if row["id"] > 0]
+    votes = {row["name"]: _votes(row, poll) for row in options}
+    closed = bool(poll.get("closed_at"))
+    known = closed and results is not None and poll.get("poll_type") != COUNTED_IN_ROUNDS
+    outcome = tally.outcome(
+        votes,
+        voters=voters,
+        eligible=eligible,
+        quorum=None if quorum is None else eligible > 0 and voters * 100 >= quorum * eligible,
+        winner=tally.winners(votes) if known else None,
+        closed_by=("deadline" if _expired(poll) else "platform") if closed else None,
+    )
+    outcome["undecided"] = int(poll.get("undecided_voters_count") or 0)
     if quorum is not None:
         outcome["quorum_pct"] = quorum
-        outcome["quorum_reached"] = eligible > 0 and voters * 100 >= quorum * eligible
-    results = poll.get("results")
-    if results is not None:
-        # Rows 0 (none of the above) and -1 (undecided) are no options.
-        options = [row for row in results if row["id"] > 0]
-        outcome["votes"] = {row["name"]: _votes(row, poll) for row in options}
-        if poll.get("closed_at") and poll.get("poll_type") != COUNTED_IN_ROUNDS:
-            best = max((row["score"] for row in options), default=0)
-            outcome["winner"] = [row["name"] for row in options if best and row["score"] == best]
-    if poll.get("closed_at"):
-        outcome["closed_by"] = "deadline" if _expired(poll) else "platform"
+    if results is None:
+        del outcome["votes"]
     return outcome
 
 
@@ -104,11 +105,9 @@ def soonest_closing(now: datetime) -> datetime:
     return on_the_hour(now + SHORTEST_NOTICE) + HOUR
 
 
-def _votes(row: Mapping[str, Any], poll: Mapping[str, Any]) -> dict[str, Any]:
-    votes: dict[str, Any] = {"count": row.get("voter_count", 0), "score": row["score"]}
-    if not poll.get("anonymous"):
-        votes["voters"] = sorted(row.get("voter_ids") or [])
-    return votes
+def _votes(row: Mapping[str, Any], poll: Mapping[str, Any]) -> tally.OptionVotes:
+    voters = None if poll.get("anonymous") else tuple(sorted(row.get("voter_ids") or []))
+    return tally.OptionVotes(row.get("voter_count", 0), voters, row["score"])
 
 
 def _expired(poll: Mapping[str, Any]) -> bool:

@@ -206,7 +206,7 @@ OUTCOME: dict[str, Any] = {
             "description": "Of a closed poll: by a person on Loomio, or by its closing time.",
         },
         "quorum_pct": {"type": "number", "description": "Of a poll that has a quorum."},
-        "quorum_reached": {"type": "boolean", "description": "Of a poll that has a quorum."},
+        "quorum_met": {"type": "boolean", "description": "Of a poll that has a quorum."},
     },
     "required": ["voters", "eligible", "undecided", "turnout"],
 }

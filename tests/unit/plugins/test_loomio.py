@@ -115,7 +115,7 @@ def test_outcome_of_the_contract_examples(
 def test_quorum_is_told_where_there_is_one(contracts: Path, percent: int, reached: bool) -> None:
     poll = example(contracts, "examples/b2_poll_show_open.json")["polls"][0]
     outcome = outcome_of(poll | {"quorum_pct": percent})
-    assert (outcome["quorum_pct"], outcome["quorum_reached"]) == (percent, reached)
+    assert (outcome["quorum_pct"], outcome["quorum_met"]) == (percent, reached)
 
 
 def test_seats_are_not_won_by_the_highest_score(contracts: Path) -> None:
@@ -185,7 +185,7 @@ def test_poll_is_made_as_asked(twin: LoomioTwin) -> None:
     twin.vote(shown.key, 502, {"a": 3, "b": 1})
     poll.update()
     assert poll.outcome["votes"]["a"] == {"count": 1, "score": 3, "voters": [502]}
-    assert poll.outcome["quorum_reached"] is False
+    assert poll.outcome["quorum_met"] is False
 
 
 def test_only_those_invited_are_voters(twin: LoomioTwin) -> None:
