@@ -44,7 +44,7 @@ format: $(VENV)/.installed ## Format and mend what can be mended
 	@$(BIN)/ruff check --fix .
 
 sandbox: $(VENV)/.installed ## Run the platforms' twins, to play a vote by hand
-	@exec $(BIN)/python -m sandbox.loomio
+	@exec $(BIN)/python -m sandbox
 
 bench: $(VENV)/.installed ## Measure beside bare Temporal (ROW=2 for one row)
 	@$(BIN)/python -m bench $(ROW) $(ARGS)

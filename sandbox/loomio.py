@@ -9,15 +9,11 @@ lists the polls, with buttons.
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
-import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
 from typing import Annotated, Any
 
 import typer
@@ -37,7 +33,9 @@ from sandbox.loomio_polls import (
     moment,
     on_the_hour,
 )
-from sandbox.loomio_webhooks import EVENT_KINDS, GROUP_NAME, News, Sender, webhook_body
+from sandbox.loomio_webhooks import EVENT_KINDS, GROUP_NAME, News, webhook_body
+from sandbox.sender import Sender
+from sandbox.serving import ServedTwin, listen, url_of
 
 __all__ = ["API_KEY", "EVENT_KINDS", "GROUP", "POLL_FIELDS", "LoomioTwin", "Poll", "create_twin"]
 
@@ -62,7 +60,7 @@ class Fault:
     late: bool = False
 
 
-class LoomioTwin:
+class LoomioTwin(ServedTwin):
     """The twin's state and its application; as a context manager, it runs in a thread.
 
     Args:
@@ -121,37 +119,7 @@ class LoomioTwin:
         self._next = 300
         self._recent: deque[datetime] = deque()
         self.sender = Sender()
-        self._server: uvicorn.Server | None = None
-        self._thread: threading.Thread | None = None
         self.app = _application(self)
-
-    def __enter__(self) -> LoomioTwin:
-        """Serve it on a free port of loopback, in a thread; ``base_url`` says where."""
-        listener = socket.socket(proto=socket.IPPROTO_TCP)
-        listener.bind(("127.0.0.1", 0))
-        self.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(self.app, log_config=None, timeout_graceful_shutdown=2)
-        self._server = server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        self._thread.start()
-        deadline = time.monotonic() + 10
-        while not server.started:
-            if not self._thread.is_alive() or time.monotonic() > deadline:
-                raise RuntimeError("the Loomio twin did not start")
-            time.sleep(0.01)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Stop serving."""
-        assert self._server is not None
-        assert self._thread is not None
-        self._server.should_exit = True
-        self._thread.join(10)
 
     @property
     def bot(self) -> Member:
@@ -426,14 +394,9 @@ def main(
     ] = 0,
 ) -> None:
     """Run the twin on loopback, to vote by hand at its first page."""
-    listener = socket.socket(proto=socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-    except OSError as error:
-        raise typer.BadParameter(f"port {port} cannot be had: {error.strerror}") from None
+    listener = listen(port)
     twin = LoomioTwin(
-        f"http://127.0.0.1:{listener.getsockname()[1]}",
+        url_of(listener),
         old_webhooks=old_webhooks,
         job_lag=timedelta(seconds=job_lag_seconds),
     )

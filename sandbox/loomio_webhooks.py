@@ -1,14 +1,10 @@
-"""Loomio's webhooks: their forms, and sending them without a signature and without a retry."""
+"""Loomio's webhooks: their forms."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-
-import httpx
 
 EVENT_KINDS = [
     "new_discussion", "discussion_edited", "new_comment", "poll_created", "poll_edited",
@@ -65,43 +61,3 @@ def webhook_body(news: News, base_url: str, form: str, old: bool) -> dict[str, A
         "title": news.title,
         "attachments": [],
     }
-
-
-class Sender:
-    """Posts in the background of an event loop; it may be asked to from any thread."""
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._sending: set[asyncio.Task[None]] = set()
-
-    def start(self) -> None:
-        """Send from now on, in the loop that runs."""
-        self._loop = asyncio.get_running_loop()
-
-    def stop(self) -> None:
-        """Send no more; what is under way is cut off."""
-        self._loop = None
-        for task in self._sending:
-            task.cancel()
-
-    def send(self, url: str, body: dict[str, Any]) -> None:
-        """Post a JSON body once; nobody looks at the answer.
-
-        Args:
-            url: Where to.
-            body: The body.
-        """
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._begin, url, body)
-
-    def _begin(self, url: str, body: dict[str, Any]) -> None:
-        task = asyncio.ensure_future(_post(url, body))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-
-
-async def _post(url: str, body: dict[str, Any]) -> None:
-    async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
-        # The platform only makes a note of a webhook that fails.
-        with suppress(httpx.HTTPError, httpx.InvalidURL):
-            await client.post(url, json=body)

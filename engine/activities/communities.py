@@ -21,6 +21,7 @@ from engine.activities.invocation import (
     tell_of_process,
 )
 from engine.errors import (
+    AuthenticationError,
     EngineError,
     OutcomeUnknownError,
     ResourceNotFoundError,
@@ -248,8 +249,10 @@ class CommunityActivities:
     async def _refuse(self, change: CommunityChange, error: EngineError) -> None:
         async with self._engine.database.write() as session:
             mark = await session.get_one(CommunityChange, change.id)
-            # Whatever `initialize` fails of, it is the plugin's failure to be told: 502.
+            # Whatever `initialize` fails of, it is the plugin's failure to be told: 502. Only
+            # credentials that do not work are the request's own fault.
             told = describe(error) | ({"status": 502} if error.status == 500 else {})
+            told |= {"status": 400} if isinstance(error, AuthenticationError) else {}
             mark.status, mark.error, mark.desired_encrypted = REFUSED, told, None
         log.warning(
             "community not changed",

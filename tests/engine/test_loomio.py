@@ -219,7 +219,7 @@ async def test_wrong_key_is_told_when_the_plugin_is_enabled(
         f"/api/internal/community/{name}",
         json={"name": name, "plugins": [config(twin, api_key="not-the-key")]},
     )
-    assert answer.status_code == 502
+    assert answer.status_code == 400
     assert "api_key" in answer.json()["detail"]
     assert "not-the-key" not in answer.text
 

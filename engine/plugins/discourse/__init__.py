@@ -1,0 +1,1 @@
+"""Discourse: topics, posts and polls of a forum."""

@@ -1,0 +1,31 @@
+"""``make sandbox``: runs the twins of all platforms on loopback, to play a vote by hand."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+from sandbox import discourse, loomio
+
+
+def main() -> None:
+    """Run the twins until Ctrl-C."""
+    with ExitStack() as stack:
+        group = stack.enter_context(loomio.LoomioTwin().at(9292))
+        forum = stack.enter_context(discourse.DiscourseTwin().at(9293))
+        print(
+            f"Loomio twin: {group.base_url}  API key: {loomio.API_KEY}  group: {loomio.GROUP}\n"
+            f"Discourse twin: {forum.base_url}  API key: {discourse.API_KEY}  "
+            f"user: {discourse.BOT}  webhook secret: {discourse.WEBHOOK_KEY}\n"
+            "Ctrl-C stops them.",
+            flush=True,
+        )
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            print("Stopped.")
+
+
+if __name__ == "__main__":
+    main()

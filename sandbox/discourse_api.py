@@ -1,0 +1,305 @@
+"""The Discourse twin's API: its gate (keys, limits, faults), its routes, and its members' page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from html import escape
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import parse_qs
+
+from fastapi import Body, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from sandbox.discourse_polls import RefusedError, as_text, listed, show, user
+
+if TYPE_CHECKING:
+    from sandbox.discourse import DiscourseTwin, Post
+
+POST_FIELDS = {
+    "title", "raw", "topic_id", "category", "target_recipients", "target_usernames", "archetype",
+    "created_at", "reply_to_post_number", "embed_url", "external_id", "auto_track",
+}  # fmt: skip
+WAIT_SECONDS = 60
+INVALID_KEY = (
+    "You are not permitted to view the requested resource. The API username or key is invalid."
+)
+_NUMBER = re.compile(r"/\d+")
+JsonBody = Annotated[dict[str, Any], Body()]
+
+
+def add_gate(app: FastAPI, twin: DiscourseTwin) -> None:
+    """Let through what has the key, below the limits, and count it."""
+
+    @app.middleware("http")
+    async def gate(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        path = request.url.path
+        if path == "/" or path.startswith("/sandbox/"):
+            return await call_next(request)
+        twin.requests[f"{request.method} {_NUMBER.sub('/{id}', path)}"] += 1
+        if twin.rate_limited > 0:
+            twin.rate_limited -= 1
+            return _too_many()
+        if twin.failures:
+            return _failed(twin.failures.pop(0))
+        known = request.headers.get("api-username") in [*twin.members.values(), "system"]
+        if request.headers.get("api-key") != twin.api_key or not known:
+            return refused(403, INVALID_KEY, "invalid_access")
+        answer = await call_next(request)
+        return _failed(twin.late_failures.pop(0)) if twin.late_failures else answer
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_parameter(request: Request, error: RequestValidationError) -> Response:
+        return refused(400, "You supplied invalid parameters", "invalid_parameters")
+
+    @app.exception_handler(404)
+    async def no_route(request: Request, error: Exception) -> Response:
+        return not_found()
+
+
+def add_posts(app: FastAPI, twin: DiscourseTwin) -> None:
+    """Posts and topics."""
+
+    @app.post("/posts.json")
+    async def create(request: Request, body: JsonBody) -> Response:
+        if not isinstance(body.get("raw"), str) or not set(body) <= POST_FIELDS:
+            return refused(400, "param is missing or the value is empty", "invalid_parameters")
+        if twin.reviews:
+            waiting = {"id": twin.new_id(), "raw": body["raw"], "title": body.get("title")}
+            return JSONResponse({"success": True, "action": "enqueued", "pending_post": waiting})
+        try:
+            post = twin.add_post(caller(request), body)
+        except RefusedError as error:
+            return JSONResponse({"action": "create_post", "errors": [str(error)]}, 422)
+        return JSONResponse(twin.show_post(post, caller(request)))
+
+    @app.get("/posts/{post_id}.json")
+    async def read(post_id: int, request: Request) -> Response:
+        post = twin.live(post_id)
+        return JSONResponse(twin.show_post(post, caller(request))) if post else not_found()
+
+    @app.put("/posts/{post_id}.json")
+    async def edit(post_id: int, request: Request, body: JsonBody) -> Response:
+        post = twin.live(post_id)
+        if post is None:
+            return not_found()
+        post.raw = str(body["post"]["raw"])
+        twin.announce("post_edited", {"post": twin.show_webhook_post(post)})
+        return JSONResponse({"post": twin.show_post(post, caller(request))})
+
+    @app.delete("/posts/{post_id}.json")
+    async def delete(post_id: int) -> Response:
+        post = twin.live(post_id)
+        if post is None:
+            return not_found()
+        post.deleted_at = twin.now()
+        twin.announce("post_destroyed", {"post": twin.show_webhook_post(post)})
+        return Response(status_code=200)
+
+    @app.put("/posts/{post_id}/recover.json")
+    async def recover(post_id: int, request: Request) -> Response:
+        post = twin.posts.get(post_id)
+        if post is None:
+            return not_found()
+        post.deleted_at = None
+        twin.announce("post_recovered", {"post": twin.show_webhook_post(post)})
+        return JSONResponse(twin.show_post(post, caller(request)))
+
+    @app.put("/posts/{post_id}/locked.json")
+    async def lock(post_id: int, body: JsonBody) -> Response:
+        post = twin.live(post_id)
+        if post is None or body.get("locked") not in ("true", "false"):
+            return not_found()
+        post.locked = body["locked"] == "true"
+        return JSONResponse({"locked": post.locked})
+
+    @app.get("/t/external_id/{external_id}.json")
+    async def by_external_id(external_id: str) -> Response:
+        for topic in twin.topics.values():
+            if topic.external_id == external_id and topic.deleted_at is None:
+                return RedirectResponse(f"{twin.base_url}/t/{topic.slug}/{topic.id}.json", 301)
+        return not_found()
+
+    @app.get("/t/{topic_id}.json")
+    async def topic(topic_id: int, request: Request) -> Response:
+        found = twin.topics.get(topic_id)
+        if found is None or found.deleted_at:
+            return not_found()
+        posts = [
+            twin.show_post(post, caller(request))
+            for post in twin.posts.values()
+            if post.topic_id == topic_id and post.deleted_at is None
+        ]
+        ids = [post["id"] for post in posts]
+        shown = twin.show_topic(found) | {"post_stream": {"posts": posts, "stream": ids}}
+        return JSONResponse(shown)
+
+    @app.delete("/t/{topic_id}.json")
+    async def delete_topic(topic_id: int) -> Response:
+        found = twin.topics.get(topic_id)
+        if found is None or found.deleted_at:
+            return not_found()
+        found.deleted_at = twin.now()
+        twin.announce("topic_destroyed", {"topic": twin.show_topic(found)})
+        return Response(status_code=200)
+
+
+def add_polls(app: FastAPI, twin: DiscourseTwin) -> None:
+    """The poll plugin's routes."""
+
+    @app.put("/polls/toggle_status.json")
+    async def toggle(request: Request, body: JsonBody) -> Response:
+        try:
+            poll = twin.toggle(
+                int(body["post_id"]), str(body["poll_name"]), body["status"], caller(request)
+            )
+        except RefusedError as error:
+            return refused(422, str(error))
+        voted = caller(request) in poll.votes
+        staff = caller(request) == "system"
+        return JSONResponse({"poll": show(poll, twin.now(), staff=staff, voted=voted)})
+
+    @app.get("/polls/voters.json")
+    async def voters(
+        post_id: int,
+        poll_name: str,
+        option_id: str,
+        page: int = 1,
+        limit: Annotated[int, Query(ge=1, le=50)] = 25,
+    ) -> Response:
+        post = twin.live(post_id)
+        poll = post.poll if post else None
+        if poll is None or poll.name != poll_name or not poll.public:
+            return refused(400, "You supplied invalid parameters", "invalid_parameters")
+        rows = listed(poll, option_id)[(page - 1) * limit : page * limit]
+        return JSONResponse({"voters": {option_id: rows}})
+
+
+def add_users(app: FastAPI, twin: DiscourseTwin) -> None:
+    """Users and groups."""
+
+    @app.get("/u/{username}.json")
+    async def read(username: str) -> Response:
+        if username not in [*twin.members.values(), "system"]:
+            return not_found()
+        more = {"trust_level": 1, "admin": username == "system", "moderator": False}
+        fields = twin.user_fields.get(username, {})
+        return JSONResponse({"user": user(username) | more | {"user_fields": fields}})
+
+    @app.get("/groups/{name}/members.json")
+    async def members(
+        name: str,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+        offset: Annotated[int, Query(ge=0)] = 0,
+    ) -> Response:
+        if name != "trust_level_0":
+            return not_found()
+        rows = [user(username) for username in twin.members.values()]
+        meta = {"total": len(rows), "limit": limit, "offset": offset}
+        page = rows[offset : offset + limit]
+        return JSONResponse({"members": page, "owners": [], "meta": meta})
+
+
+def add_members(app: FastAPI, twin: DiscourseTwin) -> None:
+    """What people do in their browsers, and what tests turn."""
+
+    @app.get("/")
+    async def page() -> Response:
+        cards = [_card(twin, post) for post in twin.posts.values() if post.poll]
+        return HTMLResponse(
+            "<!doctype html><meta charset=utf-8><title>Discourse twin</title>"
+            "<style>body{font:1rem sans-serif;max-width:45rem;margin:2rem auto}</style>"
+            f"<h1>Discourse twin</h1><p>It is {as_text(twin.now())} here.</p>"
+            + ("".join(cards) or "<p>No polls yet.</p>")
+        )
+
+    @app.post("/sandbox/posts/{post_id}/vote")
+    async def vote(post_id: int, request: Request) -> Response:
+        form = await _form(request)
+        return _act(lambda: twin.vote(post_id, form["username"][0], form.get("option", [])))
+
+    @app.post("/sandbox/posts/{post_id}/close")
+    async def close(post_id: int) -> Response:
+        return _act(lambda: twin.toggle(post_id, "poll", "closed", "system"))
+
+    @app.post("/sandbox/topics/{topic_id}/reply")
+    async def reply(topic_id: int, request: Request) -> Response:
+        form = await _form(request)
+        fields = {"topic_id": topic_id, "raw": form.get("raw", [""])[0]}
+        return _act(lambda: twin.add_post(form["username"][0], fields))
+
+    @app.post("/sandbox/clock")
+    async def clock(request: Request) -> Response:
+        form = await _form(request)
+        twin.skew += timedelta(seconds=float(form["advance_seconds"][0]))
+        return _act(twin.expire)
+
+    @app.post("/sandbox/webhooks")
+    async def webhook(request: Request) -> Response:
+        form = await _form(request)
+        return _act(lambda: twin.webhooks.append(form["url"][0]))
+
+
+async def _form(request: Request) -> dict[str, list[str]]:
+    return parse_qs((await request.body()).decode())
+
+
+def _act(act: Callable[[], object]) -> Response:
+    try:
+        act()
+    except RefusedError as error:
+        return refused(422, str(error))
+    return RedirectResponse("/", 303)
+
+
+def caller(request: Request) -> str:
+    """In whose name a request is made."""
+    return request.headers["api-username"]
+
+
+def refused(status: int, reason: str, kind: str | None = None) -> Response:
+    """The platform's answer to what it does not do."""
+    body: dict[str, Any] = {"errors": [reason]}
+    return JSONResponse(body | ({"error_type": kind} if kind else {}), status)
+
+
+def not_found() -> Response:
+    """The platform's answer for what is not there, or hidden."""
+    return refused(404, "The requested URL or resource could not be found.", "not_found")
+
+
+def _failed(status: int) -> Response:
+    return HTMLResponse("<!doctype html><title>Oops</title><p>It has failed.", status)
+
+
+def _too_many() -> Response:
+    reason = "You've performed this action too many times, please try again later."
+    extras = {"wait_seconds": WAIT_SECONDS}
+    body = {"errors": [reason], "error_type": "rate_limit", "extras": extras}
+    return JSONResponse(body, 429, {"Retry-After": str(WAIT_SECONDS)})
+
+
+def _card(twin: DiscourseTwin, post: Post) -> str:
+    poll = post.poll
+    assert poll is not None
+    state = "closed" if poll.is_closed(twin.now()) else "open"
+    members = "".join(f"<option>{escape(name)}</option>" for name in twin.members.values())
+    options = "".join(
+        f"<label><input type=checkbox name=option value='{escape(text)}'>{escape(text)}</label> "
+        for text in poll.options.values()
+    )
+    action = f"/sandbox/posts/{post.id}"
+    return (
+        f"<section><h2>{escape(poll.title or 'Poll')}</h2>"
+        f"<p>{escape(poll.kind)}, {state}, {len(poll.votes)} votes</p>"
+        f"<form method=post action={action}/vote><select name=username>{members}</select> {options}"
+        f"<button>Vote</button></form>"
+        f"<form method=post action={action}/close><button>Close</button></form>"
+        f"<form method=post action=/sandbox/topics/{post.topic_id}/reply>"
+        f"<select name=username>{members}</select> <input name=raw placeholder=Reply> "
+        f"<button>Reply</button></form></section>"
+    )
