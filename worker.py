@@ -42,7 +42,7 @@ SANDBOX = SandboxRestrictions.default.with_passthrough_modules(
 
 
 def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]:
-    """Make the workers of this process: one for plugin calls, one for deliveries.
+    """Make the workers of this process: for plugin calls, for received webhooks, for deliveries.
 
     Args:
         engine: What is open.
@@ -53,6 +53,7 @@ def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]
     """
     settings = engine.settings
     actions, processes = ActionActivities(engine), ProcessActivities(engine)
+    webhooks = WebhookActivities(engine)
     reconciliation = ReconciliationActivities(engine)
     grace = timedelta(seconds=settings.worker_grace_seconds)
     invocations = Worker(
@@ -65,7 +66,8 @@ def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]
             PollActivities(engine).poll_process,
             BatchedPollActivities(engine).poll_processes,
             processes.read_process,
-            WebhookActivities(engine).receive_webhook,
+            # Those that were accepted before webhooks had a task queue of their own.
+            webhooks.receive_webhook,
             ProducerActivities(engine).run_task,
             CommunityActivities(engine).apply_change,
             reconciliation.reconcile,
@@ -78,6 +80,14 @@ def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
         graceful_shutdown_timeout=grace,
     )
+    receivers = Worker(
+        engine.temporal.client,
+        task_queue=settings.webhooks_task_queue,
+        activities=[webhooks.receive_webhook],
+        max_concurrent_activities=settings.max_concurrent_webhook_handlers,
+        activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+        graceful_shutdown_timeout=grace,
+    )
     senders = Worker(
         engine.temporal.client,
         task_queue=settings.deliveries_task_queue,
@@ -86,7 +96,7 @@ def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]
         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
         graceful_shutdown_timeout=grace,
     )
-    return [invocations, senders]
+    return [invocations, receivers, senders]
 
 
 async def run(settings: Settings) -> None:

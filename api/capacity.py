@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -14,6 +15,7 @@ from engine.settings import Settings
 
 log = structlog.get_logger()
 
+LONGEST_DISCARD_SECONDS = 5.0
 UNLIMITED = ("/healthz", "/readyz")
 
 
@@ -59,6 +61,7 @@ class Capacity:
         lane = self._lane_of(scope)
         if not await self._turn(lane):
             log.warning("over capacity", lane=lane.name)
+            await _discard(receive)
             error = UnavailableError("The engine is over capacity; nothing was done, try again")
             await problem(describe(error))(scope, receive, send)
             return
@@ -88,6 +91,15 @@ class Capacity:
         finally:
             lane.waiting -= 1
         return True
+
+
+async def _discard(receive: Receive) -> None:
+    """Read a body and keep nothing of it: who is still sending does not hear an answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LONGEST_DISCARD_SECONDS):
+            while (message := await receive())["type"] == "http.request":
+                if not message.get("more_body"):
+                    return
 
 
 def _lane(name: str, at_once: int) -> _Lane:

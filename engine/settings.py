@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     max_concurrent_invocations: int = Field(
         100, ge=1, le=2000, description="Calls of plugin code at once in one worker."
     )
+    max_concurrent_webhook_handlers: int = Field(
+        5, ge=1, le=2000, description="Received webhooks handled at once in one worker."
+    )
     max_concurrent_deliveries: int = Field(
         100, ge=1, le=2000, description="Deliveries at once in one worker."
     )
@@ -135,7 +138,7 @@ class Settings(BaseSettings):
         200, ge=1, le=10000, description="Requests of drivers at once in one API process."
     )
     max_concurrent_webhooks: int = Field(
-        20, ge=1, le=10000, description="Webhooks at once in one API process."
+        4, ge=1, le=10000, description="Webhooks at once in one API process."
     )
     max_concurrent_readers: int = Field(
         1000, ge=1, le=100000, description="Requests that read or wait, at once in one API process."
@@ -209,6 +212,11 @@ class Settings(BaseSettings):
         if self.outbound_allow_loopback is not None:
             return self.outbound_allow_loopback
         return self.host in {"127.0.0.1", "::1", "localhost"}
+
+    @property
+    def webhooks_task_queue(self) -> str:
+        """The task queue of received webhooks, so that a flood of them delays nothing else."""
+        return f"{self.task_queue}-webhooks"
 
     @property
     def deliveries_task_queue(self) -> str:

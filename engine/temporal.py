@@ -452,7 +452,7 @@ class Temporal:
                 receive_webhook,
                 ReceiveWebhook(webhook_id),
                 id=webhook_activity_id(community, plugin, webhook_id),
-                task_queue=self._settings.task_queue,
+                task_queue=self._settings.webhooks_task_queue,
                 start_to_close_timeout=self._invocation + timedelta(seconds=30),
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
                 retry_policy=WEBHOOK_RETRY,
