@@ -15,6 +15,7 @@ from engine.settings import Settings
 
 log = structlog.get_logger()
 
+MOST_WAITING = 200
 LONGEST_DISCARD_SECONDS = 5.0
 UNLIMITED = ("/healthz", "/readyz")
 
@@ -104,4 +105,4 @@ async def _discard(receive: Receive) -> None:
 
 def _lane(name: str, at_once: int) -> _Lane:
     # Who waits costs a connection and little else.
-    return _Lane(name, asyncio.Semaphore(at_once), most_waiting=10 * at_once)
+    return _Lane(name, asyncio.Semaphore(at_once), most_waiting=max(MOST_WAITING, 10 * at_once))

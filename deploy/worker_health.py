@@ -18,7 +18,7 @@ from engine.temporal import connect
 
 
 async def polling(host: str) -> bool:
-    """Whether a worker on a host polls both task queues of the engine.
+    """Whether a worker on a host polls all task queues of the engine.
 
     Args:
         host: The host's name, which Temporal's SDK puts into a worker's identity.
@@ -33,7 +33,11 @@ async def polling(host: str) -> bool:
     """
     settings = load_settings()
     client = await connect(settings)
-    for name in (settings.task_queue, settings.deliveries_task_queue):
+    for name in (
+        settings.task_queue,
+        settings.webhooks_task_queue,
+        settings.deliveries_task_queue,
+    ):
         queue = await client.workflow_service.describe_task_queue(
             DescribeTaskQueueRequest(
                 namespace=settings.temporal_namespace,
