@@ -57,15 +57,18 @@ def make_namespace(temporal: Client, namespace: str) -> subprocess.CompletedProc
     )
 
 
-async def test_a_worker_is_healthy_while_it_polls_both_queues(temporal: Client) -> None:
-    """A worker that polls one of its queues only is not healthy, and says which it misses."""
+async def test_a_worker_is_healthy_while_it_polls_all_queues(temporal: Client) -> None:
+    """A worker that polls some of its queues only is not healthy, and says which it misses."""
     queue = f"health-{uuid4().hex[:8]}"
     assert worker_health(temporal, queue) == (1, f"no worker of {HOST} polls {queue}")
     async with Worker(temporal, task_queue=queue, activities=[idle]):
-        misses = (1, f"no worker of {HOST} polls {queue}-deliveries")
+        misses = (1, f"no worker of {HOST} polls {queue}-webhooks")
         await eventually(lambda: worker_health(temporal, queue) == misses)
-        async with Worker(temporal, task_queue=f"{queue}-deliveries", activities=[idle]):
-            await eventually(lambda: worker_health(temporal, queue) == (0, ""))
+        async with Worker(temporal, task_queue=f"{queue}-webhooks", activities=[idle]):
+            misses = (1, f"no worker of {HOST} polls {queue}-deliveries")
+            await eventually(lambda: worker_health(temporal, queue) == misses)
+            async with Worker(temporal, task_queue=f"{queue}-deliveries", activities=[idle]):
+                await eventually(lambda: worker_health(temporal, queue) == (0, ""))
 
 
 def test_a_worker_without_temporal_is_not_healthy() -> None:
