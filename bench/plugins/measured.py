@@ -19,7 +19,7 @@ class Measured(Plugin):
         return HttpOptions(base_url=self.config["upstream"])
 
     def webhook_key(self, request):
-        return request.text
+        return request.text.partition(" ")[0]
 
     @Registry.action(slug="slow", description="asks a slow platform")
     async def slow(self):
@@ -48,7 +48,10 @@ class Keyed(GovernanceProcess):
         self.status = ProcessStatus.PENDING
 
     def receive_webhook(self, request):
-        self.outcome = {"heard": self.outcome.get("heard", 0) + 1}
+        heard = self.outcome.get("heard", 0) + 1
+        number = int(request.text.partition(" ")[2] or heard)
+        late = self.outcome.get("out_of_turn", 0) + (number != heard)
+        self.outcome = {"heard": heard, "out_of_turn": late}
 
 
 @Registry.governance_process
