@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 from sandbox.discourse import API_KEY, BOT, WEBHOOK_KEY, DiscourseTwin
 from sandbox.discourse_api import POST_FIELDS
 from sandbox.discourse_polls import RefusedError, as_text, digest
+from tests.conftest import REPOSITORY
 from tests.servers import serve
 
 Twin = tuple[DiscourseTwin, httpx.AsyncClient]
@@ -170,3 +174,43 @@ async def test_requests_and_webhooks_are_the_contracts(discourse: Path, twin: Tw
     theirs = json.loads(example(discourse, "webhooks/topic_created.json")["raw_body"])["topic"]
     assert not set(topic) - set(theirs)
     assert len(WEBHOOK_KEY) >= 12
+
+
+async def test_a_person_can_play_a_vote_by_hand(twin: Twin) -> None:
+    state, client = twin
+    made = await post(client, "[poll type=multiple max=2]\n# Lunch?\n* soup\n* salad\n[/poll]")
+    page = await client.get("/")
+    assert "Lunch?" in page.text
+    assert "value='soup'" in page.text
+    url = f"/sandbox/posts/{made['id']}/vote"
+    voted = await client.post(url, data={"username": "ada", "option": ["soup", "salad"]})
+    assert voted.status_code == 303
+    refused = await client.post(url, data={"username": "ada", "option": ["pizza"]})
+    assert refused.status_code == 422
+    reply = await client.post(
+        f"/sandbox/topics/{made['topic_id']}/reply", data={"username": "ada", "raw": "I am hungry"}
+    )
+    assert reply.status_code == 303
+    assert [p.raw for p in state.posts.values()][-1] == "I am hungry"
+    assert (await client.post(f"/sandbox/posts/{made['id']}/close")).status_code == 303
+    assert "closed, 1 votes" in (await client.get("/")).text
+    assert (await client.post("/sandbox/clock", data={"advance_seconds": "60"})).status_code == 303
+    hook = await client.post("/sandbox/webhooks", data={"url": "http://127.0.0.1:1/"})
+    assert hook.status_code == 303
+    assert state.webhooks == ["http://127.0.0.1:1/"]
+
+
+def test_one_command_runs_all_twins() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "sandbox"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        told = [running.stdout.readline() for _ in range(3)]
+        try:
+            assert told[2] == "Ctrl-C stops them.\n", told
+            for line, title in zip(told, ("Loomio twin", "Discourse twin"), strict=False):
+                address = line.split()[2]
+                assert title in httpx.get(address).text
+        finally:
+            running.send_signal(signal.SIGINT)
+        assert running.stdout.read() == "Stopped.\n"
