@@ -126,7 +126,7 @@ class Settings(BaseSettings):
         100, ge=1, le=2000, description="Calls of plugin code at once in one worker."
     )
     max_concurrent_webhook_handlers: int = Field(
-        5, ge=1, le=2000, description="Received webhooks handled at once in one worker."
+        3, ge=1, le=2000, description="Received webhooks handled at once in one worker."
     )
     max_concurrent_deliveries: int = Field(
         100, ge=1, le=2000, description="Deliveries at once in one worker."
@@ -138,7 +138,7 @@ class Settings(BaseSettings):
         200, ge=1, le=10000, description="Requests of drivers at once in one API process."
     )
     max_concurrent_webhooks: int = Field(
-        4, ge=1, le=10000, description="Webhooks at once in one API process."
+        2, ge=1, le=10000, description="Webhooks at once in one API process."
     )
     max_concurrent_readers: int = Field(
         1000, ge=1, le=100000, description="Requests that read or wait, at once in one API process."
