@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import os
 import sys
 from collections import Counter
 
@@ -22,7 +23,7 @@ MEBIBYTE = 2**20 - 2
 NOTE = f"""\
 {WEBHOOKS:,} webhooks from {SENDERS} senders at once: half of them signed, half with a wrong
 signature, one in ten with a body of 1 MiB. Meanwhile a driver's actions, one after the other. The
-senders are a process of their own, and share the machine."""
+senders are a process of their own, of the lowest priority: in life they are other machines."""
 
 
 async def run() -> str:
@@ -111,4 +112,5 @@ def _signature(body: bytes) -> str:
 
 
 if __name__ == "__main__":
+    os.nice(19)
     print(json.dumps(asyncio.run(send(sys.argv[1]))))

@@ -17,6 +17,7 @@ from temporalio.client import (
     ActivityHandle,
     Client,
     PendingActivityState,
+    RPCTimeoutOrCancelledError,
     WithStartWorkflowOperation,
     WorkflowHandle,
     WorkflowUpdateFailedError,
@@ -267,7 +268,7 @@ class Temporal:
         try:
             async with asyncio.timeout((self._wait + self._call).total_seconds()):
                 return await self._reach(start)
-        except (builtins.TimeoutError, *OUT_OF_REACH) as error:
+        except (builtins.TimeoutError, RPCTimeoutOrCancelledError, *OUT_OF_REACH) as error:
             raise _slow_or_unavailable(error) from error
 
     async def ensure_process(
@@ -380,7 +381,7 @@ class Temporal:
         except WorkflowUpdateFailedError:
             # The process completed at the same moment: its result is the answer.
             return InvocationOutcome(await handle.result())
-        except (builtins.TimeoutError, *OUT_OF_REACH) as error:
+        except (builtins.TimeoutError, RPCTimeoutOrCancelledError, *OUT_OF_REACH) as error:
             if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
                 return InvocationOutcome(await handle.result())
             raise _slow_or_unavailable(error) from error
@@ -680,9 +681,9 @@ def _is_cancelled() -> bool:
 
 
 def _slow_or_unavailable(error: Exception) -> PluginTimeoutError | UnavailableError:
-    # The SDK tells of its own time-outs as an error of the RPC.
+    # The SDK tells of time-outs, its own and ours, in ways of its own.
     slow = (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
-    out_of_time = isinstance(error, builtins.TimeoutError)
+    out_of_time = isinstance(error, builtins.TimeoutError | RPCTimeoutOrCancelledError)
     if out_of_time or (isinstance(error, RPCError) and error.status in slow):
         return PluginTimeoutError("No answer in time; what was asked for may still be done")
     return _unavailable(error)

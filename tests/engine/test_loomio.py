@@ -225,7 +225,11 @@ async def test_wrong_key_is_told_when_the_plugin_is_enabled(
 
 
 @one_database
-async def test_what_the_platform_refuses_is_told(running: RunningEngine, twin: LoomioTwin) -> None:
+async def test_what_the_platform_refuses_is_told(
+    running: RunningEngine, twin: LoomioTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The request waits for all looks at what a start may have made.
+    monkeypatch.setattr("engine.activities.processes.LOOK_UP_AFTER_SECONDS", 0.5)
     community = await running.community(config(twin))
     body = {"title": "Too late", "closing_at": "2020-01-01"}
     refused = await running.start(community, "loomio.poll", **body)

@@ -105,3 +105,26 @@ async def test_enabled_anew_at_another_api(
     )
     assert keyed.status_code == 200
     assert (await running.act(community, "randomness.random-int")).status_code == 200
+
+
+async def test_a_start_that_no_worker_takes_up_is_told_in_time(running: RunningEngine) -> None:
+    """An API whose task queue has no worker: an update that is waited for in vain."""
+    settings = running.engine.settings.model_copy(
+        update={
+            "task_queue": f"nobody-{uuid4().hex}",
+            "worker_wait_seconds": 0.5,
+            "invocation_timeout_seconds": 0.5,
+        }
+    )
+    community = await running.community({"name": "tutorial", "config": {"api_key": "x"}})
+    async with (
+        serve(create_app(settings, running.client)) as url,
+        httpx.AsyncClient(base_url=url, timeout=70) as http,
+    ):
+        answer = await http.post(
+            "/api/internal/process/tutorial.show-of-hands",
+            json={},
+            headers={"X-Metagov-Community": community},
+        )
+    assert answer.status_code == 504
+    assert answer.json()["type"] == "urn:metagov:problem:plugin_timeout"

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 import httpx
 
 from engine.plugins import (
-    AuthenticationError,
     GovernanceProcess,
     HmacSignature,
     Plugin,
@@ -40,7 +39,7 @@ class Troublesome(Plugin):
     def initialize(self):
         if "refuse" in self.config:
             self.state.set("left behind", True)
-            raise AuthenticationError(f"{self.config['refuse']} {self.config.get('api_key')}")
+            raise PluginError(f"{self.config['refuse']} {self.config.get('api_key')}")
 
     def answer_webhook(self, request):
         if request.body == b"ping":
