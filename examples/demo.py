@@ -6,7 +6,6 @@ Starts an engine on free ports with data of its own, a twin of Loomio and a smal
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import signal
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,8 +21,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-
-import uvicorn
 
 from examples.driver import Callbacks, Engine
 from sandbox.loomio import API_KEY, EVENT_KINDS, GROUP, LoomioTwin
@@ -48,7 +44,7 @@ def main() -> None:
         tell("1. Starting an engine (Temporal server, API, worker) and a twin of Loomio ...")
         ports = _free_ports(4)
         engine_url = stack.enter_context(_engine(folder, ports))
-        twin = stack.enter_context(_twin(ports[3]))
+        twin = stack.enter_context(LoomioTwin().at(ports[3]))
         ui = f"http://127.0.0.1:{ports[2]}"
         tell(f"   API {engine_url}   API docs {engine_url}/docs   Temporal UI {ui}")
         tell(f"   Loomio's twin {twin.base_url}")
@@ -146,22 +142,6 @@ def _engine(folder: Path, ports: list[int]) -> Iterator[str]:
         engine.send_signal(signal.SIGINT)
         engine.wait(60)
         log.close()
-
-
-@contextmanager
-def _twin(port: int) -> Iterator[LoomioTwin]:
-    twin = LoomioTwin(f"http://127.0.0.1:{port}")
-    config = uvicorn.Config(twin.app, host="127.0.0.1", port=port, log_level="error")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    try:
-        yield twin
-    finally:
-        server.should_exit = True
-        thread.join(10)
 
 
 def _post(url: str, body: Any) -> None:

@@ -8,14 +8,12 @@ lists the polls, with buttons.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -26,7 +24,6 @@ from fastapi import FastAPI
 
 from sandbox.discourse_api import add_gate, add_members, add_polls, add_posts, add_users
 from sandbox.discourse_polls import RefusedError, TwinPoll, as_text, digest, parse, user
-from sandbox.sender import Sender
 from sandbox.serving import ServedTwin, listen, url_of
 
 API_KEY = "discourse-twin-api-key"
@@ -112,6 +109,7 @@ class DiscourseTwin(ServedTwin):
         job_lag: timedelta = timedelta(0),
         reviews: bool = False,
     ) -> None:
+        super().__init__()
         self.base_url = base_url
         self.api_key = API_KEY
         self.job_lag = job_lag
@@ -129,9 +127,8 @@ class DiscourseTwin(ServedTwin):
         self.user_fields: dict[str, dict[str, str]] = {}
         self._next = 40
         self._events = 1000
-        self.sender = Sender()
         self.app = FastAPI(
-            title="Discourse twin", lifespan=self._alive, docs_url=None, redoc_url=None
+            title="Discourse twin", lifespan=self.alive, docs_url=None, redoc_url=None
         )
         self.app.state.twin = self
         for add in (add_gate, add_posts, add_polls, add_users, add_members):
@@ -342,21 +339,6 @@ class DiscourseTwin(ServedTwin):
                     "User-Agent": "Discourse/2026.8.0",
                 },
             )
-
-    @asynccontextmanager
-    async def _alive(self, app: FastAPI) -> AsyncIterator[None]:
-        self.sender.start()
-        job = asyncio.create_task(self._job())
-        try:
-            yield
-        finally:
-            job.cancel()
-            self.sender.stop()
-
-    async def _job(self) -> None:
-        while True:
-            await asyncio.sleep(0.1)
-            self.expire()
 
 
 def main(

@@ -8,10 +8,8 @@ lists the polls, with buttons.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -34,7 +32,6 @@ from sandbox.loomio_polls import (
     on_the_hour,
 )
 from sandbox.loomio_webhooks import EVENT_KINDS, GROUP_NAME, News, webhook_body
-from sandbox.sender import Sender
 from sandbox.serving import ServedTwin, listen, url_of
 
 __all__ = ["API_KEY", "EVENT_KINDS", "GROUP", "POLL_FIELDS", "LoomioTwin", "Poll", "create_twin"]
@@ -91,6 +88,7 @@ class LoomioTwin(ServedTwin):
         rate_limit: int | None = None,
         discarded_are_gone: bool = False,
     ) -> None:
+        super().__init__()
         self.base_url = base_url
         self.api_key = api_key
         self.old_webhooks = old_webhooks
@@ -118,7 +116,6 @@ class LoomioTwin(ServedTwin):
         ]
         self._next = 300
         self._recent: deque[datetime] = deque()
-        self.sender = Sender()
         self.app = _application(self)
 
     @property
@@ -343,24 +340,9 @@ class LoomioTwin(ServedTwin):
                 body = webhook_body(news, self.base_url, form, self.old_webhooks)
                 self.sender.send(chatbot["server"], body)
 
-    @asynccontextmanager
-    async def _alive(self, app: FastAPI) -> AsyncIterator[None]:
-        self.sender.start()
-        job = asyncio.create_task(self._job())
-        try:
-            yield
-        finally:
-            job.cancel()
-            self.sender.stop()
-
-    async def _job(self) -> None:
-        while True:
-            await asyncio.sleep(0.1)
-            self.expire()
-
 
 def _application(twin: LoomioTwin) -> FastAPI:
-    app = FastAPI(title="Loomio twin", lifespan=twin._alive, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Loomio twin", lifespan=twin.alive, docs_url=None, redoc_url=None)
     app.state.twin = twin
     add_gate(app, twin)
     add_groups(app, twin)

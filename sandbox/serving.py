@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -12,21 +16,32 @@ import typer
 import uvicorn
 from fastapi import FastAPI
 
+from sandbox.sender import Sender
 
-class ServedTwin:
+
+class ServedTwin(ABC):
     """As a context manager, a twin runs in a thread.
 
     Attributes:
         app: The ASGI application.
         base_url: Under which its links lead to it; set anew where it is run.
+        sender: Sends its webhooks while it is served.
         port: Where it is served; 0: on a free port.
     """
 
     app: FastAPI
     base_url: str
+    sender: Sender
     port: int = 0
     _server: uvicorn.Server
     _thread: threading.Thread
+
+    def __init__(self) -> None:
+        self.sender = Sender()
+
+    @abstractmethod
+    def expire(self) -> None:
+        """Do what the platform's background job does when time has passed."""
 
     def at(self, port: int) -> Self:
         """Have it served on a port of its own.
@@ -64,6 +79,29 @@ class ServedTwin:
         """Stop serving."""
         self._server.should_exit = True
         self._thread.join(10)
+
+    @asynccontextmanager
+    async def alive(self, app: FastAPI) -> AsyncIterator[None]:
+        """The application's lifespan: webhooks are sent, and the background job runs.
+
+        Args:
+            app: The application.
+
+        Yields:
+            While it is served.
+        """
+        self.sender.start()
+        job = asyncio.create_task(self._job())
+        try:
+            yield
+        finally:
+            job.cancel()
+            self.sender.stop()
+
+    async def _job(self) -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            self.expire()
 
 
 def listen(port: int) -> socket.socket:
