@@ -242,17 +242,19 @@ async def _change(
         community=name,
         desired_encrypted=engine.secrets.encrypt(desired) if desired is not None else None,
     )
-    if desired is None:
-        async with engine.database.read() as session:
-            if await communities.get_community(session, name) is None:
-                raise ResourceNotFoundError(f"Community '{name:.128}' not found")
+    async with engine.database.read() as session:
+        if desired is None and await communities.get_community(session, name) is None:
+            raise ResourceNotFoundError(f"Community '{name:.128}' not found")
+        present = len(await communities.instances_of(session, name))
     change_id = await invocations.accept_once(
         engine.database, change, change.id, true(), idempotency
     )
     assert change_id is not None, "its condition always holds"
     done = await _read_change(engine, change_id)
     if done.status == ACCEPTED:
-        await _apply(engine, done, calls=len(desired["plugins"]) if desired else 0)
+        wanted = len(desired["plugins"]) if desired else 0
+        # Each plugin that comes or goes may be called once.
+        await _apply(engine, done, calls=wanted + present)
         done = await _read_change(engine, change_id)
     if done.error is not None:
         raise RecordedError(done.error)

@@ -63,6 +63,7 @@ class _Plan:
     )
     fresh: list[tuple[dict[str, Any], LoadedPlugin]] = field(default_factory=list)
     replaced: dict[str, str] = field(default_factory=dict)
+    leaving: list[tuple[PluginInstance, str]] = field(default_factory=list)
 
 
 class CommunityActivities:
@@ -93,7 +94,7 @@ class CommunityActivities:
                 if not first_try():
                     raise OutcomeUnknownError(
                         "A first try was cut off; the community is as it was, but whether "
-                        "`initialize` had an effect on a platform is not known"
+                        "its plugins had an effect on a platform is not known"
                     )
                 if change.desired_encrypted is None:
                     items, records = await self._delete(change)
@@ -117,20 +118,52 @@ class CommunityActivities:
     ) -> tuple[list[str], list[ProcessRecord]]:
         with before_plugin_code():
             plan = await self._plan(change.community, desired)
-        for _, loaded in plan.fresh:
-            await call(
-                loaded, f"initialize of '{loaded.declaration.name}'", loaded.plugin.initialize
-            )
-        for _, old_config, loaded in plan.reconfigured:
-            await call(
-                loaded,
-                f"on_config_change of '{loaded.declaration.name}'",
-                loaded.plugin.on_config_change,  # type: ignore[attr-defined]
-                old_config,
-            )
+        await self._enable(plan)
+        for instance, readable_name in plan.leaving:
+            await self._disable(instance, readable_name)
         return await self._engine.database.persist(
             lambda session: self._store(session, change, plan)
         )
+
+    async def _enable(self, plan: _Plan) -> None:
+        """Call the plugins that come or change; if one fails, those that came leave again."""
+        came: list[LoadedPlugin] = []
+        try:
+            for _, loaded in plan.fresh:
+                await call(
+                    loaded, f"initialize of '{loaded.declaration.name}'", loaded.plugin.initialize
+                )
+                came.append(loaded)
+            for _, old_config, loaded in plan.reconfigured:
+                await call(
+                    loaded,
+                    f"on_config_change of '{loaded.declaration.name}'",
+                    loaded.plugin.on_config_change,  # type: ignore[attr-defined]
+                    old_config,
+                )
+        except EngineError:
+            for loaded in came:
+                await _call_on_disable(loaded)
+            raise
+
+    async def _disable(self, instance: PluginInstance, readable_name: str) -> None:
+        """Call the plugin of an instance that goes, if it is installed and wants to know."""
+        declaration = Registry.plugins.get(instance.plugin)
+        if declaration is None or not hasattr(declaration.cls, "on_disable"):
+            return
+        state = await self._engine.database.recall(
+            lambda session: communities.load_state(session, instance.id)
+        )
+        loaded = build_plugin(
+            self._engine,
+            instance_id=instance.id,
+            plugin=instance.plugin,
+            community=sdk.Community(instance.community, readable_name),
+            config=self._engine.secrets.decrypt(instance.config_encrypted),
+            state=state,
+            key=f"on_disable:{instance.id}",
+        )
+        await _call_on_disable(loaded)
 
     async def _store(
         self, session: AsyncSession, change: CommunityChange, plan: _Plan
@@ -188,7 +221,10 @@ class CommunityActivities:
             states = {
                 i.plugin: await communities.load_state(session, i.id) for i in present.values()
             }
+            row = await communities.get_community(session, community)
+        called_now = row.readable_name if row else ""
         plan.gone = [i for name, i in present.items() if name not in wanted]
+        plan.leaving = [(instance, called_now) for instance in plan.gone]
         for name, config in wanted.items():
             instance = present.get(name)
             old = engine.secrets.decrypt(instance.config_encrypted) if instance else None
@@ -213,9 +249,16 @@ class CommunityActivities:
                 plan.fresh.append((config, loaded))
                 if instance is not None:
                     plan.replaced[name] = instance.id
+                    plan.leaving.append((instance, called_now))
         return plan
 
     async def _delete(self, change: CommunityChange) -> tuple[list[str], list[ProcessRecord]]:
+        with before_plugin_code():
+            async with self._engine.database.read() as session:
+                community = await communities.get_community(session, change.community)
+                leaving = await communities.instances_of(session, change.community)
+        for instance in leaving:
+            await self._disable(instance, community.readable_name if community else "")
         async with self._engine.database.write() as session:
             row = await communities.lock_community(session, change.community)
             if row is None:
@@ -277,6 +320,19 @@ class CommunityActivities:
                 task = TaskSchedule(community, plugin.name, slug, "", 1)
                 if task.id not in wanted:
                     await self._engine.schedules.unschedule_task(task.id)
+
+
+async def _call_on_disable(loaded: LoadedPlugin) -> None:
+    """Let a plugin clean up on its platform; if that fails, it is disabled all the same."""
+    name = loaded.declaration.name
+    if not hasattr(loaded.plugin, "on_disable"):
+        return
+    try:
+        await call(loaded, f"on_disable of '{name}'", loaded.plugin.on_disable)
+    except EngineError as error:
+        log.warning(
+            "on_disable failed", community=loaded.community, plugin=name, detail=error.detail
+        )
 
 
 async def withdraw_abandoned_changes(engine: Engine) -> int:

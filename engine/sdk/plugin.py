@@ -95,7 +95,10 @@ class Plugin:
     """Base of every plugin; decorate the subclass with ``@Registry.plugin``.
 
     One instance stands for the plugin as one community has enabled it. Attributes set on ``self``
-    last for one call only: what must stay goes into ``self.state``.
+    last for one call only: what must stay goes into ``self.state``. A subclass may define
+    ``on_config_change(self, old_config)``: then the instance stays, with its state, when its config
+    changes; and ``on_disable(self)``, called before it goes, to clean up on the platform: if that
+    fails, it goes all the same.
 
     Attributes:
         name: Unique slug of the plugin.

@@ -429,6 +429,9 @@ def _check_initialize(cls: type[Plugin]) -> None:
         raise RegistrationError(
             f"{_label(cls)}: write `on_config_change(self, old_config)`, with just that argument"
         )
+    leave = getattr(cls, "on_disable", None)
+    if leave is not None and len(inspect.signature(leave).parameters) != 1:
+        raise RegistrationError(f"{_label(cls)}: `on_disable` takes no arguments but self")
 
 
 def _check_process(cls: type[GovernanceProcess]) -> None:

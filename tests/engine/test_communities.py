@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
 from sqlmodel import select
 
+from engine.sdk.registry import Registry
 from engine.store.communities import CommunityChange
 from tests.engine.conftest import RunningEngine
 from tests.servers import eventually
@@ -86,6 +88,35 @@ async def test_on_config_change_keeps_the_instance(running: RunningEngine) -> No
         await running.community({"name": "adaptable", "config": {"n": n}}, name=community)
     answer = await running.act(community, "adaptable.history")
     assert answer.json() == {"history": [[1, 2], [2, 3]]}
+
+
+async def test_on_disable_takes_away_what_initialize_made(running: RunningEngine) -> None:
+    def on_platform() -> list[str]:
+        cls: Any = Registry.plugins["registering"].cls
+        return [made for made in cls.on_platform if made.startswith(f"{community}/")]
+
+    community = f"c-{uuid4().hex}"
+    plugin = {"name": "registering", "config": {"n": 1}}
+    await running.community(plugin, name=community)
+    await running.community(plugin, RANDOMNESS, name=community)
+    assert on_platform() == [f"{community}/1"]
+    await running.community({"name": "registering", "config": {"n": 2}}, name=community)
+    assert on_platform() == [f"{community}/2"]
+    await running.community(name=community)
+    assert on_platform() == []
+    refused = {
+        "name": community,
+        "plugins": [plugin, {"name": "troublesome", "config": {"refuse": "no"}}],
+    }
+    answer = await running.http.put(f"/api/internal/community/{community}", json=refused)
+    assert answer.status_code == 502
+    assert on_platform() == []
+    await running.community(
+        {"name": "registering", "config": {"n": 3, "stuck": True}}, name=community
+    )
+    answer = await running.http.delete(f"/api/internal/community/{community}")
+    assert answer.status_code == 204
+    assert on_platform() == []
 
 
 async def test_initialize_that_fails_changes_nothing(running: RunningEngine) -> None:

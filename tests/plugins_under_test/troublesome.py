@@ -3,6 +3,7 @@
 import asyncio
 import time
 from datetime import datetime, timedelta
+from typing import ClassVar
 
 import httpx
 
@@ -170,3 +171,20 @@ class Adaptable(Plugin):
     @Registry.action(slug="history", description="x")
     def history(self):
         return {"history": self.state.get("history")}
+
+
+@Registry.plugin
+class Registering(Plugin):
+    """Makes something on its platform when it is enabled, and takes it away when it goes."""
+
+    name = "registering"
+    on_platform: ClassVar[list[str]] = []
+
+    def initialize(self):
+        self.state.set("made", f"{self.community.name}/{self.config.get('n')}")
+        self.on_platform.append(self.state.get("made"))
+
+    def on_disable(self):
+        self.on_platform.remove(self.state.get("made"))
+        if "stuck" in self.config:
+            raise PluginError("the platform is gone")
