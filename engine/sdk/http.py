@@ -53,19 +53,47 @@ class HttpOptions:
         base_url: Put before relative URLs.
         headers: Sent with every request.
         params: Query parameters sent with every request.
-        auth: User name and password for basic authentication.
+        auth: User name and password for basic authentication, or what signs requests for httpx.
         timeout_seconds: How long each step of a request may take.
+        limit_reset_header: The header in which the platform says, beside a 429, from when on it
+            takes requests again, in seconds since the epoch; it is read if there is no Retry-After.
     """
 
     base_url: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
-    auth: tuple[str, str] | None = None
+    auth: tuple[str, str] | httpx.Auth | None = None
     timeout_seconds: float = 20
+    limit_reset_header: str | None = None
+
+
+class PlatformResponse(httpx.Response):
+    """A response whose body is not trusted to be what the platform's contract says."""
+
+    def json(self, **kwargs: Any) -> Any:
+        """Read the body as JSON.
+
+        Args:
+            kwargs: As httpx has them.
+
+        Returns:
+            What it says.
+
+        Raises:
+            PlatformDownError: It is no JSON, such as the HTML page of a proxy.
+        """
+        try:
+            return super().json(**kwargs)
+        except ValueError:
+            raise PlatformDownError(
+                f"{_place(self.request)} answered {self.status_code} without JSON: {_reason(self)}"
+            ) from None
 
 
 class Client(httpx.Client):
     """An httpx client that raises a PluginError for every failure."""
+
+    limit_reset_header: str | None = None
 
     def send(self, request: httpx.Request, **kwargs: Any) -> httpx.Response:
         """Send a request.
@@ -85,12 +113,14 @@ class Client(httpx.Client):
             _check_size(response)
             if response.is_error:
                 response.read()
-                raise status_error(response)
-        return response
+                raise status_error(response, self.limit_reset_header)
+        return _untrusted(response)
 
 
 class AsyncClient(httpx.AsyncClient):
     """An async httpx client that raises a PluginError for every failure."""
+
+    limit_reset_header: str | None = None
 
     async def send(self, request: httpx.Request, **kwargs: Any) -> httpx.Response:
         """Send a request.
@@ -110,8 +140,8 @@ class AsyncClient(httpx.AsyncClient):
             _check_size(response)
             if response.is_error:
                 await response.aread()
-                raise status_error(response)
-        return response
+                raise status_error(response, self.limit_reset_header)
+        return _untrusted(response)
 
 
 def sync_client(options: HttpOptions, connections: Connections) -> Client:
@@ -124,7 +154,9 @@ def sync_client(options: HttpOptions, connections: Connections) -> Client:
     Returns:
         The client.
     """
-    return Client(transport=connections.sync_transport(), **_arguments(options))
+    client = Client(transport=connections.sync_transport(), **_arguments(options))
+    client.limit_reset_header = options.limit_reset_header
+    return client
 
 
 def async_client(options: HttpOptions, connections: Connections) -> AsyncClient:
@@ -137,7 +169,9 @@ def async_client(options: HttpOptions, connections: Connections) -> AsyncClient:
     Returns:
         The client.
     """
-    return AsyncClient(transport=connections.async_transport(), **_arguments(options))
+    client = AsyncClient(transport=connections.async_transport(), **_arguments(options))
+    client.limit_reset_header = options.limit_reset_header
+    return client
 
 
 def _arguments(options: HttpOptions) -> dict[str, Any]:
@@ -191,11 +225,12 @@ def as_plugin_error(error: Exception) -> PluginError | None:
     return None
 
 
-def status_error(response: httpx.Response) -> PluginError:
+def status_error(response: httpx.Response, limit_reset_header: str | None = None) -> PluginError:
     """Make the error for a response with a status of 400 or more.
 
     Args:
         response: The response, read.
+        limit_reset_header: As ``HttpOptions`` has it.
 
     Returns:
         The PluginError.
@@ -204,7 +239,10 @@ def status_error(response: httpx.Response) -> PluginError:
     reason = _reason(response)
     text = f"{_place(response.request)} answered {status}" + (f": {reason}" if reason else "")
     if status == 429:
-        return RateLimitError(text, _retry_after(response.headers.get("Retry-After")))
+        wait = _retry_after(response.headers.get("Retry-After"))
+        if wait is None and limit_reset_header:
+            wait = _until(response.headers.get(limit_reset_header))
+        return RateLimitError(text, wait)
     if status >= 500:
         return PlatformDownError(text)
     return _BY_STATUS.get(status, PlatformRejectedError)(text)
@@ -252,6 +290,21 @@ def _retry_after(value: str | None) -> float | None:
             return None
         seconds = (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds()
     return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _until(value: str | None) -> float | None:
+    """Read a moment in seconds since the epoch; gives how far off it is."""
+    try:
+        moment = float(value or "")
+    except ValueError:
+        return None
+    return max(moment - datetime.now(UTC).timestamp(), 0.0) if math.isfinite(moment) else None
+
+
+def _untrusted(response: httpx.Response) -> httpx.Response:
+    # httpx has no setting for the class of its responses.
+    response.__class__ = PlatformResponse
+    return response
 
 
 def _check_size(response: httpx.Response) -> None:

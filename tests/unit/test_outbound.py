@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -95,9 +96,25 @@ async def _answer(request: Request) -> Response:
     return JSONResponse({"errors": ["because"]}, status, headers)
 
 
+async def _page(request: Request) -> Response:
+    return HTMLResponse("<html><title>Back soon</title>")
+
+
+async def _limit(request: Request) -> Response:
+    return Response(status_code=429, headers={"x-rate-limit-reset": str(int(time.time()) + 60)})
+
+
+ROUTES = [
+    Route("/who", _who),
+    Route("/page", _page),
+    Route("/limit", _limit),
+    Route("/{status}", _answer),
+]
+
+
 @pytest.fixture
 async def platform() -> AsyncIterator[str]:
-    async with serve(Starlette(routes=[Route("/who", _who), Route("/{status}", _answer)])) as url:
+    async with serve(Starlette(routes=ROUTES)) as url:
         yield url
 
 
@@ -125,6 +142,24 @@ async def test_statuses_are_errors_of_the_field(
     assert caught.value.nothing_done is (status == 429)
     if isinstance(caught.value, RateLimitError):
         assert caught.value.retry_after_seconds == 7
+
+
+async def test_html_where_json_was_wanted_is_the_platforms_failure(platform: str) -> None:
+    async with async_client(HttpOptions(base_url=platform), Connections(LOCAL)) as client:
+        answer = await client.get("/page")
+        assert answer.text.startswith("<html>")
+        with pytest.raises(PlatformDownError, match="answered 200 without JSON: Back soon"):
+            answer.json()
+
+
+async def test_a_limit_that_ends_at_a_moment(platform: str) -> None:
+    options = HttpOptions(base_url=platform, limit_reset_header="X-Rate-Limit-Reset")
+    async with async_client(options, Connections(LOCAL)) as client:
+        with pytest.raises(RateLimitError) as caught:
+            await client.get("/limit")
+    wait = caught.value.retry_after_seconds
+    assert wait is not None
+    assert 50 < wait <= 60
 
 
 async def test_the_connection_itself_is_checked(platform: str) -> None:
