@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
+_LOOKS = frozenset(map(chr, (0xFE0E, 0xFE0F, *range(0x1F3FB, 0x1F400))))
+
 ClosedBy = Literal["platform", "driver", "deadline", "decided"]
 TieRule = Literal["all", "none"]
 
@@ -100,6 +102,19 @@ class Runoff:
 
     rounds: tuple[Round, ...]
     winner: tuple[str, ...]
+
+
+def bare_emoji(emoji: str) -> str:
+    """Take what only changes an emoji's looks away, so that votes by reaction count as the same.
+
+    Args:
+        emoji: As a platform has it.
+
+    Returns:
+        It without variation selectors (U+FE0E, U+FE0F) and skin tones (U+1F3FB to U+1F3FF; both
+        Unicode Technical Standard 51).
+    """
+    return "".join(c for c in emoji if c not in _LOOKS)
 
 
 def valid_ballots(ballots: Iterable[Ballot], rules: VotingRules) -> list[Ballot]:

@@ -1,0 +1,1 @@
+"""Open Collective: conversations, expenses, updates and members of a collective."""

@@ -1,0 +1,104 @@
+"""Which of Open Collective's activities become events, and what the driver is told of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+EXPENSES = (
+    "CREATED",
+    "UPDATED",
+    "DELETED",
+    "APPROVED",
+    "UNAPPROVED",
+    "REJECTED",
+    "RE_APPROVAL_REQUESTED",
+    "PROCESSING",
+    "SCHEDULED_FOR_PAYMENT",
+    "UNSCHEDULED_FOR_PAYMENT",
+    "PAID",
+    "MARKED_AS_UNPAID",
+    "MARKED_AS_SPAM",
+    "MARKED_AS_INCOMPLETE",
+    "PUT_ON_HOLD",
+    "RELEASED_FROM_HOLD",
+    "ERROR",
+    "INVITE_DRAFTED",
+    "INVITE_DECLINED",
+    "MOVED",
+)
+# The platform's name of an activity -> the driver's name of the event.
+EVENTS = {f"COLLECTIVE_EXPENSE_{name}": f"expense_{name.lower()}" for name in EXPENSES} | {
+    "COLLECTIVE_UPDATE_CREATED": "update_created",
+    "COLLECTIVE_UPDATE_PUBLISHED": "update_published",
+    "COLLECTIVE_MEMBER_CREATED": "member_joined",
+    "COLLECTIVE_CORE_MEMBER_ADDED": "core_member_added",
+    "COLLECTIVE_CORE_MEMBER_REMOVED": "core_member_removed",
+    "COLLECTIVE_CONVERSATION_CREATED": "conversation_created",
+    "CONVERSATION_COMMENT_CREATED": "conversation_comment_created",
+    "EXPENSE_COMMENT_CREATED": "expense_comment_created",
+    "UPDATE_COMMENT_CREATED": "update_comment_created",
+}
+EVENT_SCHEMAS = [
+    {
+        "type": event,
+        "schema": {
+            "type": "object",
+            "properties": {"id": {"type": "string"}, "created_at": {"type": "string"}},
+            "required": ["id", "created_at"],
+        },
+    }
+    for event in EVENTS.values()
+]
+# Activities are stored side by side: one may turn up behind another that is younger.
+OVERLAP = timedelta(minutes=10)
+
+
+def cursor_after(before: Mapping[str, Any], activities: list[dict[str, Any]]) -> dict[str, Any]:
+    """Remember which activities were seen.
+
+    Args:
+        before: The cursor before: ``at``, the time of the newest one, and ``ids``, those seen
+            within ``OVERLAP`` of it.
+        activities: What was read since.
+
+    Returns:
+        The cursor after.
+    """
+    seen = dict(before.get("ids", {})) | {item["id"]: item["createdAt"] for item in activities}
+    if not seen:
+        return {"at": before.get("at"), "ids": {}}
+    newest = max(seen.values(), key=moment)
+    kept = {key: at for key, at in seen.items() if moment(at) >= moment(newest) - OVERLAP}
+    return {"at": newest, "ids": kept}
+
+
+def moment(text: str) -> datetime:
+    """Read a time as the platform writes it."""
+    return datetime.fromisoformat(text)
+
+
+def event_data(activity: Mapping[str, Any]) -> dict[str, Any]:
+    """Make what the driver is told of an activity.
+
+    Args:
+        activity: As GraphQL has it.
+
+    Returns:
+        Its id and time, whom it is from, and the expense, update or conversation it is about.
+    """
+    told: dict[str, Any] = {"id": activity["id"], "created_at": activity["createdAt"]}
+    if activity.get("fromAccount"):
+        told["from_account"] = activity["fromAccount"]
+    for name in ("expense", "update", "conversation"):
+        if activity.get(name):
+            told[name] = activity[name]
+    return told
+
+
+def initiator(activity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Who did it: the individual, or else the account that it is from."""
+    who = activity.get("individual") or activity.get("fromAccount") or {}
+    slug = who.get("slug")
+    return {"user_id": slug, "provider": "opencollective"} if slug else None
