@@ -43,12 +43,15 @@ query Activities(
 }
 """
 
-WEBHOOKS = """
-query Webhooks($slug: String!, $limit: Int!, $offset: Int!) {
-  account(slug: $slug) {
-    webhooks(limit: $limit, offset: $offset) { totalCount nodes { id webhookUrl } }
-  }
-}
+# Webhooks are no field of what all accounts have in common.
+_WITH_WEBHOOKS = ("Collective", "Fund", "Project", "Event", "Organization", "Host")
+_WEBHOOKS = "webhooks(limit: $limit, offset: $offset) { totalCount nodes { id webhookUrl } }"
+WEBHOOKS = f"""
+query Webhooks($slug: String!, $limit: Int!, $offset: Int!) {{
+  account(slug: $slug) {{
+    {" ".join(f"... on {name} {{ {_WEBHOOKS} }}" for name in _WITH_WEBHOOKS)}
+  }}
+}}
 """
 
 CREATE_WEBHOOK = """

@@ -1,0 +1,298 @@
+"""A twin of Open Collective: one collective, with conversations, expenses, updates and members.
+
+It answers as the platform does: failures within a 200, a rate limit that is no GraphQL, eight
+emoji, reactions without who gave them, webhooks without a signature and mostly without content.
+What members do in their browsers, and what tests turn, stands below ``/sandbox``; the first page
+lists the conversations, with buttons.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+import uvicorn
+from fastapi import FastAPI
+
+from sandbox.opencollective_api import add_gate, add_graphql, add_members
+from sandbox.opencollective_schema import EMOJI
+from sandbox.opencollective_things import (
+    BOT,
+    EXPENSE_STEPS,
+    SLUG,
+    Activity,
+    Comment,
+    Conversation,
+    Expense,
+    Membership,
+    RefusedError,
+    Thing,
+    Update,
+    Webhook,
+    counts,
+    webhook_body,
+)
+from sandbox.serving import ServedTwin, listen, url_of
+
+API_KEY = "opencollective-twin-token"
+SCOPES = frozenset({"account", "conversations", "expenses", "updates", "webhooks"})
+
+
+class OpenCollectiveTwin(ServedTwin):
+    """The twin's state and its application; as a context manager, it runs in a thread.
+
+    Args:
+        base_url: Under which its links lead to it; set anew where it is run.
+        public_webhooks_only: Whether it refuses webhooks to loopback, as the platform does.
+
+    Attributes:
+        requests: How often each operation was asked for.
+        rate_limited: How many of the next requests are over the limit.
+        failures: With which statuses the next requests fail, with an HTML page.
+        late_failures: The same, what was asked for being done.
+        scopes: What the token may do.
+        is_admin: Whether the token's user is an admin.
+        wants_second_factor: Whether the collective wants one for what is delicate.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:9294",
+        *,
+        public_webhooks_only: bool = False,
+    ) -> None:
+        super().__init__()
+        self.base_url = base_url
+        self.public_webhooks_only = public_webhooks_only
+        self.token = API_KEY
+        self.scopes = set(SCOPES)
+        self.is_admin = True
+        self.wants_second_factor = False
+        self.skew = timedelta(0)
+        self.rate_limited = 0
+        self.failures: list[int] = []
+        self.late_failures: list[int] = []
+        self.requests: Counter[str] = Counter()
+        self.conversations: dict[str, Conversation] = {}
+        self.expenses: dict[str, Expense] = {}
+        self.updates: dict[str, Update] = {}
+        self.activities: list[Activity] = []
+        self.webhooks: list[Webhook] = []
+        self.members: list[Membership] = []
+        self._next = 100
+        for slug, role in ((BOT, "ADMIN"), ("ada", "ADMIN"), ("grace", "BACKER"), ("mary", "HOST")):
+            self.members.append(Membership(self._new(), "mem", self.now(), slug, role))
+        self.app = FastAPI(
+            title="Open Collective twin", lifespan=self.alive, docs_url=None, redoc_url=None
+        )
+        self.app.state.twin = self
+        for add in (add_gate, add_graphql, add_members):
+            add(self.app, self)
+
+    def now(self) -> datetime:
+        """The twin's clock."""
+        return datetime.now(UTC) + self.skew
+
+    def expire(self) -> None:
+        """Nothing here ends by itself."""
+
+    def converse(self, author: str, title: str, html: str, tags: list[str]) -> Conversation:
+        """Start a conversation.
+
+        Args:
+            author: Who does.
+            title: Its title.
+            html: Its first text.
+            tags: Its tags.
+
+        Returns:
+            The conversation.
+
+        Raises:
+            RefusedError: It has no fitting title, or no text.
+        """
+        if not 3 <= len(title) <= 255:
+            raise RefusedError("Validation error: Validation len on title failed")
+        if not html.strip():
+            raise RefusedError("Comment is empty")
+        now = self.now()
+        body = Comment(self._new(), "m", now, author, html)
+        made = Conversation(self._new(), "c", now, title, tags, body)
+        self.conversations[made.id] = made
+        self.happens("COLLECTIVE_CONVERSATION_CREATED", author, made)
+        return made
+
+    def comment(self, author: str, about: Conversation | Expense | Update, html: str) -> Comment:
+        """Comment on something.
+
+        Args:
+            author: Who does.
+            about: On what.
+            html: The text.
+
+        Returns:
+            The comment.
+
+        Raises:
+            RefusedError: It has no text.
+        """
+        if not html.strip():
+            raise RefusedError("Comment is empty")
+        made = Comment(self._new(), "m", self.now(), author, html)
+        about.comments.append(made)
+        kind = type(about).__name__.upper()
+        self.happens(f"{kind}_COMMENT_CREATED", author, about)
+        return made
+
+    def react(
+        self, author: str, to: Comment | Update, emoji: str, remove: bool = False
+    ) -> dict[str, int]:
+        """React, or take a reaction back; there is no webhook for it.
+
+        Args:
+            author: Who does.
+            to: To what.
+            emoji: One of eight.
+            remove: Whether it is taken back.
+
+        Returns:
+            How many gave each.
+
+        Raises:
+            RefusedError: It is none of the eight.
+        """
+        if emoji not in EMOJI:
+            raise RefusedError("Validation error: Must be in []")
+        who = to.reactions.setdefault(emoji, set())
+        (who.discard if remove else who.add)(author)
+        return counts(to)
+
+    def file_expense(self, author: str, description: str, amount: int) -> Expense:
+        """File an expense.
+
+        Args:
+            author: Who does.
+            description: What for.
+            amount: In cents.
+
+        Returns:
+            The expense.
+        """
+        made = Expense(self._new(), "e", self.now(), author, description, amount)
+        self.expenses[made.id] = made
+        self.happens("COLLECTIVE_EXPENSE_CREATED", author, made)
+        return made
+
+    def process(self, author: str, expense: Expense, action: str) -> None:
+        """Move an expense on.
+
+        Args:
+            author: Who does.
+            expense: The expense.
+            action: How.
+
+        Raises:
+            RefusedError: It cannot be done, or not now.
+        """
+        if action == "PAY" and self.wants_second_factor:
+            raise RefusedError("This personal token is not pre-authorized for 2FA", "")
+        if action not in EXPENSE_STEPS:
+            raise RefusedError(f"The action {action} is not known here.", "BadRequest")
+        if action in ("PAY", "SCHEDULE_FOR_PAYMENT") and expense.status != "APPROVED":
+            raise RefusedError(
+                f"Expense status is {expense.status}, it must be APPROVED", "Forbidden"
+            )
+        expense.status, told = EXPENSE_STEPS[action]
+        self.happens(f"COLLECTIVE_EXPENSE_{told}", author, expense)
+
+    def publish(self, author: str, title: str, html: str) -> Update:
+        """Publish an update.
+
+        Args:
+            author: Who does.
+            title: Its title.
+            html: Its text.
+
+        Returns:
+            The update.
+        """
+        made = Update(self._new(), "u", self.now(), title, html)
+        self.updates[made.id] = made
+        self.happens("COLLECTIVE_UPDATE_PUBLISHED", author, made)
+        return made
+
+    def join(self, slug: str, role: str = "BACKER") -> Membership:
+        """Take somebody in.
+
+        Args:
+            slug: Whom.
+            role: As what.
+
+        Returns:
+            The membership.
+        """
+        made = Membership(self._new(), "mem", self.now(), slug, role)
+        self.members.append(made)
+        self.happens("COLLECTIVE_MEMBER_CREATED", slug, made)
+        return made
+
+    def add_webhook(self, activity_type: str, url: str) -> Webhook:
+        """Register a webhook.
+
+        Args:
+            activity_type: Of what it tells.
+            url: Where to.
+
+        Returns:
+            The webhook.
+
+        Raises:
+            RefusedError: The address is not public.
+        """
+        private = re.match(
+            r"https?://(localhost|[\d.]+|\[[^]]*\]|[^/]*\.(local|internal))[:/]", url
+        )
+        if self.public_webhooks_only and private:
+            raise RefusedError("Not a valid URL")
+        made = Webhook(self._new(), "w", self.now(), activity_type, url)
+        self.webhooks.append(made)
+        return made
+
+    def happens(self, kind: str, author: str, about: Thing) -> None:
+        """Make a note of what has happened, and tell of it.
+
+        Args:
+            kind: The activity, as GraphQL names it.
+            author: Who did it.
+            about: What it is about.
+        """
+        activity = Activity(self._new(), "a", self.now(), kind, author, about)
+        self.activities.append(activity)
+        body = webhook_body(activity)
+        for webhook in list(self.webhooks):
+            if webhook.activity_type in ("ACTIVITY_ALL", kind):
+                self.sender.send(webhook.url, body)
+
+    def _new(self) -> int:
+        self._next += 1
+        return self._next
+
+
+def main(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback.")] = 9294,
+    public_webhooks_only: Annotated[
+        bool, typer.Option(help="Refuse webhooks to loopback, as the platform does.")
+    ] = False,
+) -> None:
+    """Run the twin on loopback, to vote by hand at its first page."""
+    listener = listen(port)
+    twin = OpenCollectiveTwin(url_of(listener), public_webhooks_only=public_webhooks_only)
+    typer.echo(f"Open Collective twin: {twin.base_url}  token: {API_KEY}  collective: {SLUG}")
+    uvicorn.Server(uvicorn.Config(twin.app, log_level="warning")).run([listener])
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,194 @@
+"""The Open Collective twin's API: its gate (token, limits, faults), GraphQL, its members' page."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from html import escape
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import parse_qs
+
+from fastapi import Body, FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from graphql import (
+    GraphQLError,
+    GraphQLSyntaxError,
+    OperationDefinitionNode,
+    execute_sync,
+    parse,
+    validate,
+)
+
+from sandbox.opencollective_resolvers import Resolvers
+from sandbox.opencollective_schema import EMOJI, SCHEMA
+from sandbox.opencollective_things import Conversation, RefusedError
+
+if TYPE_CHECKING:
+    from sandbox.opencollective import OpenCollectiveTwin
+
+WAIT_SECONDS = 60
+TOO_MANY = "Rate limit exceeded. Create a Personal Token to get higher limits."
+
+
+def add_gate(app: FastAPI, twin: OpenCollectiveTwin) -> None:
+    """Let through what is below the limits and has no wrong token."""
+
+    @app.middleware("http")
+    async def gate(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        path = request.url.path
+        if path == "/" or path.startswith("/sandbox/"):
+            return await call_next(request)
+        if twin.rate_limited > 0:
+            twin.rate_limited -= 1
+            body = {"error": {"message": TOO_MANY}}
+            return JSONResponse(body, 429, {"Retry-After": str(WAIT_SECONDS)})
+        if twin.failures:
+            return _failed(twin.failures.pop(0))
+        if request.headers.get("personal-token", twin.token) != twin.token:
+            reason = "Invalid personal token"
+            return JSONResponse({"error": {"message": reason, "code": "InvalidToken"}}, 401)
+        answer = await call_next(request)
+        return _failed(twin.late_failures.pop(0)) if twin.late_failures else answer
+
+
+def add_graphql(app: FastAPI, twin: OpenCollectiveTwin) -> None:
+    """The one route of the API."""
+    root = Resolvers(twin).root
+
+    @app.post("/graphql/v2")
+    async def graphql(request: Request, body: Annotated[dict[str, Any], Body()]) -> Response:
+        try:
+            document = parse(str(body.get("query")))
+        except GraphQLSyntaxError as error:
+            return _invalid([error], "GRAPHQL_PARSE_FAILED")
+        errors = validate(SCHEMA, document)
+        if errors:
+            return _invalid(errors, "GRAPHQL_VALIDATION_FAILED")
+        for definition in document.definitions:
+            if isinstance(definition, OperationDefinitionNode):
+                twin.requests[definition.name.value if definition.name else ""] += 1
+        known = request.headers.get("personal-token") == twin.token
+        result = execute_sync(
+            SCHEMA,
+            document,
+            root,
+            context_value=known,
+            variable_values=body.get("variables") or {},
+        )
+        if result.data is None and result.errors and all(e.path is None for e in result.errors):
+            return _invalid(result.errors, "BAD_USER_INPUT")
+        return JSONResponse(result.formatted)
+
+
+def add_members(app: FastAPI, twin: OpenCollectiveTwin) -> None:
+    """What people do in their browsers, and what tests turn."""
+
+    def act(does: Callable[[], object]) -> Response:
+        try:
+            does()
+        except RefusedError as error:
+            return JSONResponse({"errors": [str(error)]}, 422)
+        except KeyError:
+            return JSONResponse({"errors": ["There is none, or a field is missing."]}, 404)
+        return RedirectResponse("/", 303)
+
+    @app.get("/")
+    async def page() -> Response:
+        cards = [_card(twin, conversation) for conversation in twin.conversations.values()]
+        return HTMLResponse(
+            "<!doctype html><meta charset=utf-8><title>Open Collective twin</title>"
+            "<style>body{font:1rem sans-serif;max-width:45rem;margin:2rem auto}</style>"
+            f"<h1>Open Collective twin</h1><p>It is {twin.now():%F %T} UTC here.</p>"
+            + ("".join(cards) or "<p>No conversations yet.</p>")
+            + "<h2>Expenses</h2>"
+            + "".join(
+                f"<p>{escape(e.description)}: ${e.amount / 100:.2f}, {e.status.lower()}</p>"
+                for e in twin.expenses.values()
+            )
+            + f"<form method=post action=/sandbox/expenses>{_who(twin)} "
+            "<input name=description placeholder='What for'> "
+            "<input name=amount type=number min=1 placeholder=Cents> <button>File</button></form>"
+        )
+
+    @app.post("/sandbox/conversations/{conversation_id}/react")
+    async def react(conversation_id: str, request: Request) -> Response:
+        form = await _form(request)
+        return act(
+            lambda: twin.react(
+                form["username"],
+                twin.conversations[conversation_id].body,
+                form["emoji"],
+                "remove" in form,
+            )
+        )
+
+    @app.post("/sandbox/conversations/{conversation_id}/comment")
+    async def comment(conversation_id: str, request: Request) -> Response:
+        form = await _form(request)
+        return act(
+            lambda: twin.comment(
+                form["username"], twin.conversations[conversation_id], form["html"]
+            )
+        )
+
+    @app.post("/sandbox/conversations/{conversation_id}/delete")
+    async def delete(conversation_id: str) -> Response:
+        return act(lambda: twin.conversations.pop(conversation_id))
+
+    @app.post("/sandbox/expenses")
+    async def expense(request: Request) -> Response:
+        form = await _form(request)
+        return act(
+            lambda: twin.file_expense(form["username"], form["description"], int(form["amount"]))
+        )
+
+    @app.post("/sandbox/updates")
+    async def update(request: Request) -> Response:
+        form = await _form(request)
+        return act(lambda: twin.publish(form["username"], form["title"], form["html"]))
+
+    @app.post("/sandbox/members")
+    async def member(request: Request) -> Response:
+        form = await _form(request)
+        return act(lambda: twin.join(form["slug"]))
+
+    @app.post("/sandbox/clock")
+    async def clock(request: Request) -> Response:
+        form = await _form(request)
+        twin.skew += timedelta(seconds=float(form["advance_seconds"]))
+        return act(twin.expire)
+
+
+async def _form(request: Request) -> dict[str, str]:
+    return {name: values[-1] for name, values in parse_qs((await request.body()).decode()).items()}
+
+
+def _invalid(errors: list[GraphQLError] | list[GraphQLSyntaxError], code: str) -> Response:
+    told = [error.formatted | {"extensions": {"code": code}} for error in errors]
+    return JSONResponse({"errors": told}, 400)
+
+
+def _failed(status: int) -> Response:
+    return HTMLResponse("<!doctype html><title>Oops</title><p>It has failed.", status)
+
+
+def _who(twin: OpenCollectiveTwin) -> str:
+    names = "".join(f"<option>{escape(member.slug)}</option>" for member in twin.members)
+    return f"<select name=username>{names}</select>"
+
+
+def _card(twin: OpenCollectiveTwin, conversation: Conversation) -> str:
+    action = f"/sandbox/conversations/{conversation.id}"
+    given = " ".join(f"{emoji} {len(who)}" for emoji, who in conversation.body.reactions.items())
+    emoji = "".join(f"<option>{e}</option>" for e in EMOJI)
+    comments = "".join(f"<li>{escape(c.author)}: {c.html}</li>" for c in conversation.comments)
+    return (
+        f"<section><h2>{escape(conversation.title)}</h2>{conversation.body.html}<p>{given}</p>"
+        f"<form method=post action={action}/react>{_who(twin)} <select name=emoji>{emoji}</select> "
+        f"<button>React</button> <button name=remove value=1>Take back</button></form>"
+        f"<ul>{comments}</ul><form method=post action={action}/comment>{_who(twin)} "
+        f"<input name=html placeholder=Comment> <button>Comment</button></form>"
+        f"<form method=post action={action}/delete><button>Delete</button></form></section>"
+    )
