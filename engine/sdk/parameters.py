@@ -159,14 +159,28 @@ def _violations(error: ValidationError, hidden: frozenset[str]) -> Iterator[Viol
                 known = ", ".join(allowed) or "none"
                 yield Violation(f"{path}/{_escape(name)}", f"is unknown; allowed are: {known}")
         return
-    top = str(error.absolute_path[0]) if error.absolute_path else ""
+    choice = _choice(expected) if error.validator in ("oneOf", "anyOf") else None
+    whole = not error.absolute_path and isinstance(instance, dict)
+    secret = bool(hidden) if whole else bool(hidden & {str(p) for p in [*error.absolute_path][:1]})
     shown = json.dumps(instance, default=str)
-    if top in hidden or len(shown) > 80:
+    if choice is not None:
+        exactly = "exactly one" if error.validator == "oneOf" else "at least one"
+        message = f"must be {choice}" if "format" in expected[0] else f"needs {exactly} of {choice}"
+    elif secret or len(shown) > 80:
         # The message would echo the value.
         message = f"does not fit {error.validator}: {json.dumps(expected)}"
     else:
         message = error.message
     yield Violation(path, message[:LONGEST_MESSAGE])
+
+
+def _choice(alternatives: list[Any]) -> str | None:
+    """Name alternatives that only differ in the format, or in the one property that they want."""
+    for key in ("format", "required"):
+        if all(isinstance(one, dict) and set(one) == {key} for one in alternatives):
+            names = [one[key] if key == "format" else ", ".join(one[key]) for one in alternatives]
+            return " or ".join(names)
+    return None
 
 
 def _pointer(path: Any) -> str:

@@ -324,7 +324,8 @@ class OpenCollective(Plugin):
         fresh = [item for item in self._activities(cursor["at"]) if item["id"] not in cursor["ids"]]
         if not fresh:
             return
-        for activity in sorted(fresh, key=lambda item: moment(item["createdAt"])):
+        # The newest come first, also within one millisecond.
+        for activity in sorted(reversed(fresh), key=lambda item: moment(item["createdAt"])):
             self.send_event_to_driver(
                 EVENTS[activity["type"]],
                 event_data(activity),

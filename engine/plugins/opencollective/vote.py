@@ -20,6 +20,7 @@ from engine.plugins import (
     tally,
 )
 from engine.plugins.opencollective import queries, schemas
+from engine.plugins.opencollective.plugin import OpenCollective
 
 PAGE = 100
 YES, NO = "👍", "👎"
@@ -40,7 +41,7 @@ class Vote(GovernanceProcess):
     """
 
     name = "vote"
-    plugin_name = "opencollective"
+    plugin_name = OpenCollective.name
     description = "A vote by reactions to a conversation; votes are told as they are seen."
     input_schema = schemas.VOTE
     outcome_schema = schemas.OUTCOME
@@ -112,7 +113,7 @@ class Vote(GovernanceProcess):
         self.title = conversation["title"]
         self.url = self.plugin_inst.address_of(conversation)
         self.status = ProcessStatus.PENDING
-        self._count()
+        self.update()
 
     def _read(self) -> dict[str, Any] | None:
         """The conversation, or None if it is gone."""

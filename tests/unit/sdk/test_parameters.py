@@ -190,3 +190,15 @@ def test_voting_standard() -> None:
     assert schema["required"] == ["title"]
     assert "details" in VotingStandard.INPUT_PARAMETERS
     assert set(VotingStandard.create_input_schema(include=["title"])["properties"]) == {"title"}
+
+
+def test_alternatives_are_named_and_never_echo_a_secret() -> None:
+    one = {"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}
+    assert [v.message for v in validate({}, one)] == ["needs exactly one of a or b"]
+    some = {"anyOf": [{"required": ["a"]}, {"required": ["b", "c"]}]}
+    assert [v.message for v in validate({}, some)] == ["needs at least one of a or b, c"]
+    moment = {"anyOf": [{"format": "date-time"}, {"format": "date"}]}
+    assert [v.message for v in validate("soon", moment)] == ["must be date-time or date"]
+    secret = {"properties": {"api_key": {"type": "string"}}, "not": {"required": ["api_key"]}}
+    (violation,) = validate({"api_key": "s3cr3t"}, secret)
+    assert "s3cr3t" not in violation.message
