@@ -5,7 +5,14 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
-from sandbox import discourse, loomio, opencollective, opencollective_things
+from sandbox import (
+    discourse,
+    loomio,
+    opencollective,
+    opencollective_things,
+    twitter,
+    twitter_tweets,
+)
 
 
 def main() -> None:
@@ -14,12 +21,15 @@ def main() -> None:
         group = stack.enter_context(loomio.LoomioTwin().at(9292))
         forum = stack.enter_context(discourse.DiscourseTwin().at(9293))
         collective = stack.enter_context(opencollective.OpenCollectiveTwin().at(9294))
+        timeline = stack.enter_context(twitter.TwitterTwin().at(9295))
         print(
             f"Loomio twin: {group.base_url}  API key: {loomio.API_KEY}  group: {loomio.GROUP}\n"
             f"Discourse twin: {forum.base_url}  API key: {discourse.API_KEY}  "
             f"user: {discourse.BOT}  webhook secret: {discourse.WEBHOOK_KEY}\n"
             f"Open Collective twin: {collective.base_url}  token: {opencollective.API_KEY}  "
             f"collective: {opencollective_things.SLUG}\n"
+            f"X twin: {timeline.base_url}  bearer token: {twitter.USER_BEARER}  "
+            f"account: {twitter_tweets.ACCOUNT}\n"
             "Ctrl-C stops them.",
             flush=True,
         )

@@ -1,0 +1,1 @@
+"""X, which was Twitter: posts of an account, and who mentions it."""

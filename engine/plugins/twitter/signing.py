@@ -1,0 +1,41 @@
+"""OAuth 1.0a for httpx."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any, cast
+
+import httpx
+from oauthlib import oauth1
+
+
+class OAuth1(httpx.Auth):
+    """Signs each request in the name of an app and a user (RFC 5849, HMAC-SHA1).
+
+    A body of JSON is no part of what is signed.
+
+    Args:
+        config: Holds ``consumer_key``, ``consumer_secret``, ``access_token`` and
+            ``access_token_secret``.
+    """
+
+    def __init__(self, config: Mapping[str, str]) -> None:
+        self._client = oauth1.Client(
+            config["consumer_key"],
+            client_secret=config["consumer_secret"],
+            resource_owner_key=config["access_token"],
+            resource_owner_secret=config["access_token_secret"],
+        )
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Sign a request, with the time and a number that is used once.
+
+        Args:
+            request: The request.
+
+        Yields:
+            The request, signed.
+        """
+        _, headers, _ = self._client.sign(str(request.url), cast("Any", request.method))
+        request.headers["Authorization"] = headers["Authorization"]
+        yield request
