@@ -158,7 +158,8 @@ class Temporal:
         """Whether the server answers."""
         try:
             return await self.client.service_client.check_health(timeout=timedelta(seconds=3))
-        except RPCError:
+        # A client that has not connected yet tells of that by a RuntimeError.
+        except (RPCError, RuntimeError):
             return False
 
     async def perform_action(self, community: str, name: str, invocation_id: str) -> bool:

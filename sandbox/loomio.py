@@ -21,7 +21,10 @@ from fastapi import FastAPI
 from sandbox.loomio_api import add_chatbots, add_gate, add_groups, add_polls
 from sandbox.loomio_members import add_controls, add_members
 from sandbox.loomio_polls import (
+    GROUP,
+    OTHER_GROUP,
     POLL_FIELDS,
+    SUBGROUP,
     Member,
     Option,
     Poll,
@@ -34,11 +37,20 @@ from sandbox.loomio_polls import (
 from sandbox.loomio_webhooks import EVENT_KINDS, GROUP_NAME, News, webhook_body
 from sandbox.serving import ServedTwin, listen, url_of
 
-__all__ = ["API_KEY", "EVENT_KINDS", "GROUP", "POLL_FIELDS", "LoomioTwin", "Poll", "create_twin"]
+__all__ = [
+    "API_KEY",
+    "EVENT_KINDS",
+    "GROUP",
+    "OTHER_GROUP",
+    "POLL_FIELDS",
+    "SUBGROUP",
+    "LoomioTwin",
+    "Poll",
+    "create_twin",
+]
 
 API_KEY = "loomio-twin-api-key"
 BOT_USER = 501
-GROUP = 7
 LIMIT_WINDOW = timedelta(minutes=5)
 
 
@@ -72,6 +84,7 @@ class LoomioTwin(ServedTwin):
         app: The ASGI application.
         requests: How often each method and path pattern of the API was called.
         makes_orphans: Whether nested polls become orphans too, as on older servers.
+        groups: The group, a subgroup of it, and one that has nothing to do with it.
         rate_limited: How many of the next requests are over the limit.
         failures: How the next requests fail, as statuses or faults.
         chatbots: Whom to tell of what: ``server`` and ``event_kinds``.
@@ -100,10 +113,21 @@ class LoomioTwin(ServedTwin):
         self.rate_limited = 0
         self.failures: list[int | Fault] = []
         self.requests: Counter[str] = Counter()
-        self.group: dict[str, Any] = {
-            "id": GROUP, "key": "grpKEY01", "handle": "example", "name": GROUP_NAME,
-            "full_name": GROUP_NAME,
-        }  # fmt: skip
+        self.groups: dict[int, dict[str, Any]] = {
+            number: {
+                "id": number,
+                "key": f"grpKEY{number:02}",
+                "handle": name.lower().replace(" ", "-"),
+                "name": name,
+                "full_name": name,
+                "parent_id": parent,
+            }
+            for number, name, parent in (
+                (GROUP, GROUP_NAME, None),
+                (SUBGROUP, f"{GROUP_NAME} Board", GROUP),
+                (OTHER_GROUP, "Another Org", None),
+            )
+        }
         self.polls: dict[int, Poll] = {}
         self.discussions: dict[int, dict[str, Any]] = {}
         self.comments: list[dict[str, Any]] = []
@@ -217,7 +241,7 @@ class LoomioTwin(ServedTwin):
             "id": number,
             "key": f"disKEY{number}",
             "topic_id": self.new_id(),
-            "group_id": GROUP,
+            "group_id": fields.get("group_id", GROUP),
             "title": fields["title"],
             "description": fields.get("description", ""),
             "description_format": fields.get("description_format", "md"),

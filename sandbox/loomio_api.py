@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from starlette.exceptions import HTTPException
 
 from sandbox.loomio_polls import (
+    GROUP,
     POLL_FIELDS,
     Member,
     Poll,
@@ -94,17 +95,18 @@ def add_groups(app: FastAPI, twin: LoomioTwin) -> None:
 
     @app.get("/api/b2/groups")
     async def list_groups() -> Response:
-        return records("groups", [twin.group], total=1)
+        return records("groups", list(twin.groups.values()), total=len(twin.groups))
 
     @app.get("/api/b2/groups/{name}")
     async def get_group(name: str) -> Response:
-        if name not in (str(twin.group["id"]), twin.group["key"], twin.group["handle"]):
-            return refused(403, "Not authorized to show Group.")
-        return records("groups", [twin.group])
+        for group in twin.groups.values():
+            if name in (str(group["id"]), group["key"], group["handle"]):
+                return records("groups", [group])
+        return refused(403, "Not authorized to show Group.")
 
     @app.get("/api/b2/memberships")
     async def list_memberships(group_id: int, limit: Limit = 50, offset: Offset = 0) -> Response:
-        members = [Member(*m) for m in twin.members] if group_id == twin.group["id"] else []
+        members = [Member(*m) for m in twin.members] if group_id in twin.groups else []
         page = members[offset : offset + limit]
         rows = [_show_membership(group_id, member) for member in page]
         users = [show_user(member) for member in page]
@@ -117,7 +119,7 @@ def add_groups(app: FastAPI, twin: LoomioTwin) -> None:
             return refused(400)
         if not fields.get("title"):
             return invalid({"title": BLANK})
-        if fields.get("group_id") != twin.group["id"]:
+        if fields.get("group_id") not in twin.groups:
             return refused(403, "Not authorized to create Discussion.")
         discussion = twin.add_discussion(fields)
         return records("discussions", [discussion], topics=[_discussion_topic(discussion)])
@@ -171,15 +173,14 @@ def add_polls(app: FastAPI, twin: LoomioTwin) -> None:
         wrong = refusals(fields, twin.now())
         if wrong:
             return invalid(wrong)
-        if fields.get("group_id") != twin.group["id"] and not twin.has_topic(
-            fields.get("topic_id")
-        ):
+        group = fields.get("group_id")
+        if group not in twin.groups and not twin.has_topic(fields.get("topic_id")):
             return refused(403, "Not authorized to create Poll.")
         # Invitations are read from the top level, whatever the nested part says.
         invited = list(body.get("recipient_user_ids") or [])
         if body.get("recipient_audience") == "group":
             invited += [member[0] for member in twin.members]
-        return _answer(twin, twin.add_poll(fields, twin.group["id"], invited))
+        return _answer(twin, twin.add_poll(fields, group or GROUP, invited))
 
     @app.get("/api/b2/polls/{name}")
     async def get_poll(name: str) -> Response:
@@ -280,7 +281,7 @@ def add_chatbots(app: FastAPI, twin: LoomioTwin) -> None:
             return invalid({"server": BLANK})
         if fields.get("webhook_kind", "markdown") not in WEBHOOK_KINDS:
             return invalid({"webhook_kind": ["is none that this twin can imitate"]})
-        if fields.get("group_id", twin.group["id"]) != twin.group["id"]:
+        if fields.get("group_id", GROUP) not in twin.groups:
             return refused(403, "User is not an admin")
         return records("chatbots", [twin.add_chatbot(fields)])
 

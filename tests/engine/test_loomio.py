@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from sandbox.loomio import API_KEY, GROUP, Fault, LoomioTwin
+from sandbox.loomio import API_KEY, EVENT_KINDS, GROUP, OTHER_GROUP, SUBGROUP, Fault, LoomioTwin
 from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually, serve
 
@@ -287,3 +287,128 @@ async def test_orphan_is_refused_and_removed(running: RunningEngine, twin: Loomi
     assert answer.status_code == 502
     assert "without its group or options" in answer.json()["detail"]
     assert [p.discarded_at is not None for p in twin.polls.values()] == [True]
+
+
+@one_database
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("proposal", {}),
+        ("poll", {"options": ["a", "b"], "maximum_stance_choices": 2}),
+        ("count", {"options": ["accept", "decline"], "agree_target": 2}),
+        ("check", {"options": ["looks_good", "concerned"]}),
+        ("question", {"stance_reason_required": "required"}),
+        ("meeting", {"options": ["2027-01-01T10:00:00Z", "2027-01-02"]}),
+        ("dot_vote", {"options": ["a", "b"], "dots_per_person": 4}),
+        ("score", {"options": ["a", "b"], "min_score": 0, "max_score": 3}),
+        ("ranked_choice", {"options": ["a", "b", "c"], "minimum_stance_choices": 1}),
+        ("stv", {"options": ["a", "b"], "tags": ["board"]}),
+    ],
+)
+async def test_every_type_of_poll(
+    running: RunningEngine, twin: LoomioTwin, kind: str, more: dict[str, Any]
+) -> None:
+    community = await running.community(config(twin))
+    body = {"title": "Well?", "poll_type": kind, "closing_at": tomorrow()} | more
+    answer = await running.start(community, "loomio.poll", **body)
+    assert answer.status_code == 202, answer.text
+    (poll,) = twin.polls.values()
+    assert poll.kind == kind
+    if "options" in more:
+        assert [option.given for option in poll.options] == more["options"]
+    for name in set(more) - {"options"}:
+        assert poll.fields[name] == more[name]
+    if poll.options:
+        twin.vote(poll.key, 502, {poll.options[0].label: 1})
+    twin.close(poll.key)
+    handle = await running.http.delete(answer.headers["location"])
+    assert handle.status_code == 200, handle.text
+    outcome = handle.json()["outcome"]
+    assert outcome["closed_by"] == "platform"
+    assert outcome["voters"] == bool(poll.options)
+    assert outcome["eligible"] == 3
+    if poll.options:
+        assert outcome["votes"][poll.options[0].label]["count"] == 1
+        assert outcome.get("winner") == (None if kind == "stv" else [poll.options[0].label])
+
+
+@one_database
+async def test_subgroups(running: RunningEngine, twin: LoomioTwin) -> None:
+    community = await running.community(config(twin))
+    answer = await running.start(
+        community, "loomio.poll", title="Board?", closing_at=tomorrow(), group_id=SUBGROUP
+    )
+    assert answer.status_code == 202, answer.text
+    (poll,) = twin.polls.values()
+    assert poll.group_id == SUBGROUP
+    discussion = await running.act(
+        community, "loomio.create-discussion", title="Board talk", group_id=SUBGROUP
+    )
+    assert twin.discussions[discussion.json()["id"]]["group_id"] == SUBGROUP
+    members = await running.act(community, "loomio.list-members", group_id=SUBGROUP)
+    assert members.status_code == 200
+    refused = await running.act(community, "loomio.list-members", group_id=OTHER_GROUP)
+    assert refused.status_code == 502
+    assert f"no subgroup of group {GROUP}" in refused.json()["detail"]
+    unknown = await running.start(
+        community, "loomio.poll", title="Whose?", closing_at=tomorrow(), group_id=404
+    )
+    assert unknown.status_code == 502
+    assert len(twin.polls) == 1
+
+
+@one_database
+@pytest.mark.parametrize("old_webhooks", [False, True])
+async def test_every_kind_of_webhook_is_an_event(
+    running: RunningEngine, twin: LoomioTwin, old_webhooks: bool
+) -> None:
+    twin.old_webhooks = old_webhooks
+    community, _, key = await started(running, twin)
+    poll = twin.find(key)
+    assert poll is not None
+    for kind in EVENT_KINDS[3:]:
+        twin.announce(kind, poll)
+    discussion = twin.add_discussion({"title": "Talk", "group_id": GROUP})
+    twin.add_comment(discussion, {"body": "Hello"})
+    expected = len(EVENT_KINDS) - 1 if old_webhooks else len(EVENT_KINDS[3:]) + 2
+
+    async def told() -> list[dict[str, Any]]:
+        params = {"community": community, "limit": 500}
+        listed = (await running.http.get("/api/internal/events", params=params)).json()
+        found = [item["data"] for item in listed["events"]]
+        return [event for event in found if event.get("source") == "loomio"]
+
+    async def all_told() -> bool:
+        return len(await told()) >= expected
+
+    await eventually(all_told, 30)
+    events = await told()
+    kinds = {event["event_type"] for event in events}
+    # Nobody edits a discussion on the twin.
+    everything = set(EVENT_KINDS) - {"discussion_edited"}
+    assert kinds == (everything if old_webhooks else {"group_news"})
+    about_the_poll = [event for event in events if event["data"]["polls"] == [key]]
+    assert len(about_the_poll) == len(events) - 2
+    assert about_the_poll[0]["data"]["urls"] == [f"{twin.base_url}/p/{key}"]
+    rest = [event["data"]["discussions"] for event in events if event not in about_the_poll]
+    assert rest == [[discussion["key"]]] * 2
+
+
+@one_database
+async def test_a_key_that_rotates_while_a_poll_is_open(
+    running: RunningEngine, twin: LoomioTwin
+) -> None:
+    community = await running.community(config(twin))
+    answer = await running.start(community, "loomio.poll", title="Lunch?", closing_at=tomorrow())
+    (poll,) = twin.polls.values()
+    twin.api_key = "another-key"
+    refused = await running.act(community, "loomio.list-members")
+    assert refused.status_code == 502
+    assert refused.json()["type"].endswith(":authentication")
+    again = await running.http.delete(answer.headers["location"])
+    assert again.status_code == 502
+    await running.community(config(twin, api_key="another-key"), name=community)
+    twin.close(poll.key)
+    closed = await running.http.delete(answer.headers["location"])
+    assert closed.status_code == 200, closed.text
+    assert closed.json()["outcome"]["closed_by"] == "platform"

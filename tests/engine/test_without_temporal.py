@@ -96,3 +96,9 @@ async def test_a_webhook_is_stored_and_answered_with_200(
     await running.engine.schedules.start_reconciliation()
     told = await eventually(lambda: running.driver.to("events"))
     assert [event["data"] for event in told] == [{"n": 1}]
+
+
+async def test_it_is_not_ready_and_says_why(cut_off: httpx.AsyncClient) -> None:
+    answer = await cut_off.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == "Not answering: the Temporal server"

@@ -15,8 +15,9 @@ HOUR = timedelta(hours=1)
 SHORTEST_NOTICE = timedelta(minutes=1)
 # Its winners are seats won in rounds, which the highest score does not tell.
 COUNTED_IN_ROUNDS = "stv"
-# https://www.loomio.com/p/{key}/{title}: in rendered text of any language, or in the old `url`.
-_POLL_LINK = re.compile(r"//([^/\s]+)/p/([A-Za-z0-9]+)")
+# https://www.loomio.com/p/{key}/{title}, or d/ for a discussion: in rendered text of any language,
+# or in the old `url`.
+_LINK = re.compile(r"//([^/\s]+)/([pd])/([A-Za-z0-9]+)")
 
 
 def outcome_of(poll: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,10 +65,28 @@ def poll_keys(text: str, server: str | None = None) -> list[str]:
     Returns:
         Their keys, each once.
     """
+    return _keys("p", text, server)
+
+
+def discussion_keys(text: str, server: str | None = None) -> list[str]:
+    """Find the discussions that a webhook links to.
+
+    Args:
+        text: As in ``poll_keys``.
+        server: As in ``poll_keys``.
+
+    Returns:
+        Their keys, each once.
+    """
+    return _keys("d", text, server)
+
+
+def _keys(kind: str, text: str, server: str | None) -> list[str]:
     host = urlsplit(server).netloc.lower() if server else None
     # JSON may have its slashes escaped.
-    links = _POLL_LINK.findall(text.replace("\\/", "/"))
-    return list(dict.fromkeys(key for at, key in links if host in (None, at.lower())))
+    links = _LINK.findall(text.replace("\\/", "/"))
+    found = [key for at, what, key in links if what == kind and host in (None, at.lower())]
+    return list(dict.fromkeys(found))
 
 
 def moment(text: str | None) -> datetime | None:

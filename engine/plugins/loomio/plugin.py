@@ -21,6 +21,7 @@ from engine.plugins import (
 )
 from engine.plugins.loomio import schemas
 from engine.plugins.loomio.outcome import (
+    discussion_keys,
     moment,
     on_the_hour,
     outcome_of,
@@ -68,17 +69,20 @@ class Loomio(Plugin):
 
     @Registry.action(
         slug="list-members",
-        description="List the group's members",
+        description="List the members of the group, or of a subgroup",
+        input_schema=schemas.LIST_MEMBERS,
         output_schema=schemas.MEMBERS,
+        idempotent=True,
     )
-    def list_members(self) -> dict[str, Any]:
-        """List the group's members, all pages of them."""
+    def list_members(self, parameters: Parameters) -> dict[str, Any]:
+        """List a group's members, all pages of them."""
+        group = self.group_of(parameters)
         members: list[dict[str, Any]] = []
         while True:
             page = self.http.get(
                 "memberships",
                 params={
-                    "group_id": self.config["group_id"],
+                    "group_id": group,
                     "limit": PAGE,
                     "offset": len(members),
                 },
@@ -98,7 +102,7 @@ class Loomio(Plugin):
     def create_discussion(self, parameters: Parameters) -> dict[str, Any]:
         """Start a discussion."""
         fields = {
-            "group_id": self.config["group_id"],
+            "group_id": self.group_of(parameters),
             "title": parameters.title,
             "description": parameters.description,
             "description_format": "md",
@@ -114,9 +118,55 @@ class Loomio(Plugin):
             "url": f"{self.server}/d/{discussion['key']}",
         }
 
+    @Registry.webhook_receiver(
+        event_schemas=[
+            {"type": kind, "schema": schemas.GROUP_NEWS}
+            for kind in (*schemas.EVENT_KINDS, schemas.NEWS)
+        ]
+    )
+    def hear(self, request: WebhookRequest) -> None:
+        """Tell that something happened, and to what: Loomio signs nothing, so no more is told.
+
+        Servers of 2021 say of what kind it is; others only link to it.
+        """
+        polls = poll_keys(request.text, self.server)
+        discussions = discussion_keys(request.text, self.server)
+        if not polls and not discussions:
+            self.log.info("webhook without a link to this Loomio server")
+            return
+        body = request.json()
+        kind = body.get("kind") if isinstance(body, dict) else None
+        urls = [f"{self.server}/p/{key}" for key in polls]
+        urls += [f"{self.server}/d/{key}" for key in discussions]
+        self.send_event_to_driver(
+            kind if kind in schemas.EVENT_KINDS else schemas.NEWS,
+            {"polls": polls, "discussions": discussions, "urls": urls},
+        )
+
     def webhook_key(self, request: WebhookRequest) -> list[str] | None:
         """The polls that a webhook links to; one without a link may be about any poll."""
         return poll_keys(request.text, self.server) or None
+
+    def group_of(self, parameters: Parameters) -> int:
+        """Find the group that is meant: the configured one, or a subgroup of it.
+
+        Args:
+            parameters: Of an action or a poll.
+
+        Returns:
+            The group's number.
+
+        Raises:
+            PlatformRejectedError: It is another group.
+        """
+        own = int(self.config["group_id"])
+        wanted = parameters.get("group_id")
+        if wanted is None or wanted == own:
+            return own
+        group = self.http.get(f"groups/{wanted}").json()["groups"][0]
+        if group.get("parent_id") != own:
+            raise PlatformRejectedError(f"Loomio's group {wanted} is no subgroup of group {own}")
+        return int(wanted)
 
     def topic_of(self, discussion_id: int) -> int:
         """Find the thread of a discussion.
@@ -162,7 +212,7 @@ class Poll(GovernanceProcess):
             PlatformRejectedError: Loomio would not take the closing time, or made an orphan.
         """
         self._check_closing_time(parameters.closing_at)
-        fields = _poll_fields(parameters, self.plugin_inst.config["group_id"])
+        fields = _poll_fields(parameters, self.plugin_inst.group_of(parameters))
         if parameters.discussion_id is not None:
             fields["topic_id"] = self.plugin_inst.topic_of(parameters.discussion_id)
             del fields["group_id"]
@@ -187,12 +237,13 @@ class Poll(GovernanceProcess):
                 "Loomio does not list the polls of a thread, so whether the poll was made there "
                 "is not known"
             )
+        group = self.plugin_inst.group_of(parameters)
         seen = 0
         while True:
             page = self.http.get(
                 "polls",
                 params={
-                    "group_id": self.plugin_inst.config["group_id"],
+                    "group_id": group,
                     "status": "all",
                     "limit": PAGE,
                     "offset": seen,
@@ -351,5 +402,8 @@ def _poll_fields(parameters: Parameters, group_id: int) -> dict[str, Any]:
         "dots_per_person",
         "minimum_stance_choices",
         "maximum_stance_choices",
+        "stance_reason_required",
+        "opening_at",
+        "tags",
     )
     return fields | {name: parameters[name] for name in passed_on if name in parameters}

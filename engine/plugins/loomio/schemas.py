@@ -16,12 +16,53 @@ POLL_TYPES = [
 ]
 
 
-def _options_needed(poll_types: list[str], least: int) -> dict[str, Any]:
-    """Loomio would make such a poll without options, and nobody could vote in it."""
+NEVER_ANONYMOUS = ["count", "question", "meeting"]
+EVENT_KINDS = [
+    "new_discussion",
+    "discussion_edited",
+    "new_comment",
+    "poll_created",
+    "poll_edited",
+    "poll_closing_soon",
+    "poll_expired",
+    "poll_closed_by_user",
+    "poll_reopened",
+    "outcome_created",
+    "outcome_updated",
+    "outcome_review_due",
+    "stance_created",
+    "stance_updated",
+]
+# What a webhook becomes that does not say what it is about.
+NEWS = "group_news"
+
+
+def _for_types(poll_types: list[str], then: dict[str, Any]) -> dict[str, Any]:
     return {
         "if": {"properties": {"poll_type": {"enum": poll_types}}, "required": ["poll_type"]},
-        "then": {"properties": {"options": {"minItems": least}}, "required": ["options"]},
+        "then": then,
     }
+
+
+def _only_for(name: str, poll_types: list[str]) -> dict[str, Any]:
+    """Loomio would take no notice of it in a poll of another type."""
+    return {
+        "if": {"required": [name]},
+        "then": {"properties": {"poll_type": {"enum": poll_types}}, "required": ["poll_type"]},
+    }
+
+
+def _options_needed(poll_types: list[str], least: int) -> dict[str, Any]:
+    """Loomio would make such a poll without options, and nobody could vote in it."""
+    then = {"properties": {"options": {"minItems": least}}, "required": ["options"]}
+    return _for_types(poll_types, then)
+
+
+IN_GROUP: dict[str, Any] = {
+    "type": "integer",
+    "description": "A subgroup of the configured group; default: that group.",
+    "examples": [8],
+}
 
 
 CONFIG: dict[str, Any] = {
@@ -53,9 +94,16 @@ CONFIG: dict[str, Any] = {
     "additionalProperties": False,
 }
 
+LIST_MEMBERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"group_id": IN_GROUP},
+    "additionalProperties": False,
+}
+
 DISCUSSION: dict[str, Any] = {
     "type": "object",
     "properties": {
+        "group_id": IN_GROUP,
         "title": {"type": "string", "minLength": 1, "maxLength": 150, "examples": ["Budget"]},
         "description": {"type": "string", "default": ""},
         "private": {"type": "boolean", "default": True},
@@ -118,6 +166,12 @@ POLL: dict[str, Any] = {
             "examples": [["agree", "disagree"]],
         },
         "details": {"type": "string", "default": ""},
+        "group_id": IN_GROUP,
+        "opening_at": {
+            "type": "string",
+            "format": "date-time",
+            "description": "When voting begins; default: at once.",
+        },
         "closing_at": {
             "type": "string",
             "anyOf": [{"format": "date-time"}, {"format": "date"}],
@@ -163,13 +217,47 @@ POLL: dict[str, Any] = {
         "dots_per_person": {"type": "integer", "minimum": 1},
         "minimum_stance_choices": {"type": "integer", "minimum": 0},
         "maximum_stance_choices": {"type": "integer", "minimum": 1},
+        "stance_reason_required": {
+            "enum": ["required", "optional", "disabled"],
+            "description": "Whether voters give a reason; default: as the group has it.",
+        },
+        "tags": {"type": "array", "items": {"type": "string", "minLength": 1}},
     },
     "required": ["title", "closing_at"],
     "allOf": [
         _options_needed(["poll", "count", "score", "meeting", "dot_vote", "check"], 1),
         _options_needed(["ranked_choice", "stv"], 2),
         {"not": {"required": ["topic_id", "discussion_id"]}},
+        _for_types(NEVER_ANONYMOUS, {"properties": {"anonymous": {"const": False}}}),
+        _for_types(["question"], {"properties": {"options": {"maxItems": 0}}}),
+        _for_types(
+            ["meeting"],
+            {
+                "properties": {
+                    "options": {"items": {"anyOf": [{"format": "date-time"}, {"format": "date"}]}}
+                }
+            },
+        ),
+        _only_for("dots_per_person", ["dot_vote"]),
     ],
+}
+
+GROUP_NEWS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "polls": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Keys of the polls that the webhook links to.",
+        },
+        "discussions": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Keys of the discussions that it links to.",
+        },
+        "urls": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["polls", "discussions", "urls"],
 }
 
 OUTCOME: dict[str, Any] = {

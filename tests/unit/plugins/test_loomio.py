@@ -22,7 +22,7 @@ from engine.plugins import (
 )
 from engine.plugins.loomio.outcome import moment, outcome_of, poll_keys, soonest_closing
 from engine.plugins.loomio.plugin import Loomio, Poll
-from engine.plugins.loomio.schemas import OUTCOME, POLL
+from engine.plugins.loomio.schemas import EVENT_KINDS, OUTCOME, POLL, POLL_TYPES
 from engine.sdk.parameters import validate
 from engine.sdk.plugin import InvocationContext
 from engine.sdk.process import ProcessContext
@@ -166,10 +166,40 @@ def test_times_have_a_zone() -> None:
         {"poll_type": "score"},
         {"topic_id": 1, "discussion_id": 2},
         {"closing_at": "soon"},
+        {"poll_type": "count", "options": ["a"], "anonymous": True},
+        {"poll_type": "question", "options": ["a"]},
+        {"poll_type": "meeting", "options": ["tomorrow"]},
+        {"poll_type": "poll", "options": ["a"], "dots_per_person": 3},
+        {"stance_reason_required": "maybe"},
     ],
 )
 def test_input_that_could_not_become_a_poll_is_refused(given: dict[str, Any]) -> None:
     assert validate({"title": "t", "closing_at": "2027-01-01"} | given, POLL)
+
+
+def test_every_type_of_the_contract_can_be_asked_for(contracts: Path) -> None:
+    rules = example(contracts, "poll_types.json")["types"]
+    assert set(rules) == set(POLL_TYPES)
+    fitting = {"meeting": ["2027-01-01T10:00:00Z", "2027-01-02"]}
+    for kind, rule in rules.items():
+        least = rule["min_options"]
+        options = fitting.get(kind, ["a", "b"])
+        given: dict[str, Any] = {"title": "t", "closing_at": "2027-01-01", "poll_type": kind}
+        assert not validate(given | ({"options": options} if least else {}), POLL), kind
+        if least and kind != "proposal":
+            assert validate(given | {"options": options[: least - 1]}, POLL), kind
+        if not rule.get("anonymous", True):
+            anonymous = given | {"options": options, "anonymous": True}
+            assert validate(anonymous, POLL), kind
+
+
+def test_what_is_sent_the_platform_takes(contracts: Path) -> None:
+    api = example(contracts, "openapi.b2.governance.json")
+    taken = set(api["components"]["schemas"]["PollInput"]["properties"])
+    own = {"discussion_id"}
+    assert set(POLL["properties"]) - own <= taken
+    kinds = example(contracts, "webhook_event_kinds.json")["kinds"]
+    assert kinds == EVENT_KINDS
 
 
 # Against the twin
