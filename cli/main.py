@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from cryptography.fernet import Fernet
@@ -64,6 +66,29 @@ def migrate() -> None:
 def secret_key() -> None:
     """Print a fresh key for METAGOV_SECRET_KEY."""
     typer.echo(Fernet.generate_key().decode())
+
+
+@app.command()
+def plugin_pages(
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Pages, each named as its plugin.")
+    ] = Path("docs/plugins"),
+) -> None:
+    """Write the tables of plugins' pages anew, from what the plugins declare."""
+    from cli.plugin_pages import refresh
+    from engine.discovery import load_plugins
+    from engine.sdk.registry import Registry
+
+    load_plugins(load_settings().plugin_path)
+    for page in sorted(folder.glob("*.md")):
+        plugin = Registry.plugins.get(page.stem)
+        if plugin is None:
+            raise typer.BadParameter(f"{page} is named as no plugin")
+        try:
+            changed = refresh(page, plugin)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        typer.echo(f"{page}: {'written anew' if changed else 'up to date'}")
 
 
 def main() -> None:

@@ -15,9 +15,12 @@ from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
 from engine.messages import SEARCH_ATTRIBUTES
 from engine.temporal import ensure_search_attributes
+from sandbox.opencollective import API_KEY, OpenCollectiveTwin
+from sandbox.opencollective_schema import EMOJI
+from sandbox.opencollective_things import SLUG
 from tests.conftest import TEMPORAL, TEMPORAL_ARGUMENTS, new_database
 from tests.engine.conftest import RunningEngine, run_engine
-from tests.servers import eventually
+from tests.servers import eventually, serve
 
 HISTORIES = Path(__file__).parent.parent / "histories"
 WEEK = 7 * 24 * 60
@@ -80,6 +83,37 @@ async def test_polls_over_days_add_nothing_to_the_history(running: RunningEngine
     assert record["outcome"] == {"seen": 5}
     handle = running.client.get_workflow_handle(f"process/{community}/reader.polled/{record['id']}")
     await _record(handle, "completed_by_a_poll")
+
+
+async def test_a_vote_goes_on_after_a_platform_that_failed_for_ten_minutes(
+    running: RunningEngine,
+) -> None:
+    twin = OpenCollectiveTwin()
+    async with serve(twin.app) as url:
+        config = {
+            "access_token": API_KEY,
+            "collective_slug": SLUG,
+            "api_url": url,
+            "register_webhook": False,
+        }
+        community = await running.community({"name": "opencollective", "config": config})
+        started = await running.start(
+            community, "opencollective.vote", title="Camp?", threshold_votes=1
+        )
+        assert started.status_code == 202, started.text
+        twin.failures = [500] * 3
+        (conversation,) = twin.conversations.values()
+        twin.react("ada", conversation.body, EMOJI[0])
+        record = await running.completed(started.headers["location"], seconds=60)
+        assert record["outcome"]["closed_by"] == "decided"
+        assert twin.failures == []
+        workflow_id = f"process/{community}/opencollective.vote/{record['id']}"
+        description = await running.client.get_workflow_handle(workflow_id).describe()
+        assert description.close_time is not None
+        assert description.start_time is not None
+        took = description.close_time - description.start_time
+        assert timedelta(minutes=10) <= took < timedelta(hours=2)
+        await running.community(name=community)
 
 
 async def _record(handle: object, name: str) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import engine.plugins
+from cli.plugin_pages import BEGIN, END, render, render_example
 from engine.errors import EngineError, InvocationError, RecordedError, RegistrationError
+from engine.sdk.parameters import validate
+from engine.sdk.registry import Registry
 from engine.settings import Settings, SettingsError
 from tests.conftest import REPOSITORY
 
@@ -60,7 +67,7 @@ def kinds_of_errors(root: type[EngineError] = EngineError) -> Iterator[type[Engi
             yield from kinds_of_errors(kind)
 
 
-@pytest.mark.parametrize("kind", kinds_of_errors(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", list(kinds_of_errors()), ids=lambda kind: kind.__name__)
 def test_every_error_is_in_the_table(kind: type[EngineError]) -> None:
     row = f"| `{kind.kind}` | {kind.status} | {kind.title} | "
     table = (REPOSITORY / "docs/errors.md").read_text()
@@ -90,4 +97,39 @@ def test_every_platform_folder_is_complete() -> None:
         assert any(path.exists() for path in code), folder
         for payload in (folder / "payloads").glob("*"):
             assert re.fullmatch(r"[a-z_]+__[a-z0-9_]+\.json", payload.name), payload
-            assert (folder / "README.md").exists()
+            assert (REPOSITORY / f"docs/plugins/{folder.name}.md").exists()
+
+
+# The tutorial's plugin is told of in the tutorial.
+@pytest.mark.parametrize("name", ["discourse", "loomio", "opencollective", "randomness", "twitter"])
+def test_pages_of_plugins_say_what_the_code_says(name: str, plugins: None) -> None:
+    plugin = Registry.plugins[name]
+    page = REPOSITORY / f"docs/plugins/{name}.md"
+    assert f"{BEGIN}\n{render(plugin)}\n{END}" in page.read_text(), "run: metagov plugin-pages"
+    schemas = [action.input_schema or {} for action in plugin.actions.values()]
+    schemas += [process.cls.input_schema or {} for process in plugin.processes.values()]
+    for schema in schemas:
+        example = json.loads(render_example(schema).strip("`"))
+        assert not validate(example, schema), example
+
+
+def test_every_platform_has_a_page_and_every_page_a_platform() -> None:
+    folders = {path.parent.name for path in REPOSITORY.glob("engine/plugins/*/plugin.py")}
+    assert {page.stem for page in REPOSITORY.glob("docs/plugins/*.md")} == folders
+
+
+def test_one_command_brings_pages_up_to_date(tmp_path: Path) -> None:
+    page = tmp_path / "randomness.md"
+    page.write_text(f"# Ours\n\n{BEGIN}\nold\n{END}\nTail\n")
+    command = [sys.executable, "-m", "cli", "plugin-pages", str(tmp_path)]
+    first, second = (subprocess.run(command, capture_output=True, text=True) for _ in range(2))
+    assert (first.returncode, "written anew" in first.stdout) == (0, True), first.stderr
+    assert "up to date" in second.stdout
+    text = page.read_text()
+    assert text.startswith("# Ours\n")
+    assert text.endswith(f"{END}\nTail\n")
+    assert "`randomness.random-int`" in text
+    page.rename(tmp_path / "unknown.md")
+    third = subprocess.run(command, capture_output=True, text=True)
+    assert third.returncode == 2
+    assert "named as no plugin" in third.stderr

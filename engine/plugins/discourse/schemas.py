@@ -140,6 +140,7 @@ LISTED_TYPES = ["regular", "multiple", "ranked_choice"]
 
 POLL: dict[str, Any] = {
     "type": "object",
+    "examples": [{"title": "Adopt the budget of 2027?", "options": ["yes", "no"]}],
     "properties": {
         "title": {
             "type": "string",

@@ -167,6 +167,22 @@ def test_who_has_a_majority_of_first_preferences_wins(cast: list[Ballot], option
     assert instant_runoff([*cast, *firm], rules).winner == (option,)
 
 
+@pytest.mark.parametrize(
+    ("emoji", "bare"),
+    [
+        ("👍\ufe0f", "👍"),
+        ("👍🏽", "👍"),
+        ("👎🏿", "👎"),
+        ("❤\ufe0f", "❤"),
+        ("yes", "yes"),
+        ("", ""),
+    ],
+)
+def test_variation_selectors_and_skin_tones_are_left_out(emoji: str, bare: str) -> None:
+    assert tally.bare_emoji(emoji) == bare
+    assert tally.bare_emoji(bare) == bare
+
+
 def test_the_tutorials_example() -> None:
     """What the plugin tutorial prints, run as it is printed."""
     tutorial = (REPOSITORY / "docs/plugin-tutorial.md").read_text()
