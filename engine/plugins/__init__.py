@@ -13,7 +13,7 @@ from engine.errors import (
     RegistrationError,
     Violation,
 )
-from engine.sdk import tally
+from engine.sdk import closing, tally
 from engine.sdk.authorization import AuthType
 from engine.sdk.http import HttpOptions
 from engine.sdk.parameters import Parameters
@@ -54,5 +54,6 @@ __all__ = [
     "VotingStandard",
     "WebhookRequest",
     "WebhookResponse",
+    "closing",
     "tally",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from engine.plugins import (
@@ -20,6 +20,7 @@ from engine.plugins import (
     ProcessStatus,
     Registry,
     WebhookRequest,
+    closing,
     tally,
 )
 from engine.plugins.discourse import schemas
@@ -38,8 +39,6 @@ from engine.plugins.discourse.poll import (
 PAGE = 50
 SELDOM = timedelta(minutes=15)
 OFTEN = timedelta(seconds=15)
-# A poll is looked at again after so much of the time that it has left.
-SHARE_OF_THE_REST = 0.1
 # What webhooks are about, as the body's one key says; the headers are not signed.
 KINDS = ("post", "topic", "user", "group", "group_user", "category", "reviewable")
 
@@ -293,7 +292,8 @@ class Poll(GovernanceProcess):
         Raises:
             PlatformRejectedError: The closing time is past, or Discourse made no poll of the post.
         """
-        closing_at = self._closing_time(parameters.closing_at)
+        given = parameters.closing_at
+        closing_at = closing.future_moment(given, self.now()) if given else None
         body = {"raw": markup(parameters, closing_at)}
         if parameters.topic_id is not None:
             body["topic_id"] = parameters.topic_id
@@ -395,13 +395,7 @@ class Poll(GovernanceProcess):
             closed_by if closed else None,
         )
         self.status = ProcessStatus.COMPLETED if closed else ProcessStatus.PENDING
-        self.poll_again_in = self._pause(now)
-
-    def _pause(self, now: datetime) -> timedelta:
-        closing_at = self.closing_at
-        if not isinstance(closing_at, datetime):
-            return SELDOM
-        return min(SELDOM, max(OFTEN, (closing_at - now) * SHARE_OF_THE_REST))
+        self.poll_again_in = closing.pause(self.closing_at, now, seldom=SELDOM, often=OFTEN)
 
     def _voters(self, poll: dict[str, Any]) -> dict[str, list[str]]:
         """Who voted for each option, of a poll that shows it."""
@@ -436,15 +430,6 @@ class Poll(GovernanceProcess):
             if len(rows) < PAGE:
                 return names
             page += 1
-
-    def _closing_time(self, text: str | None) -> datetime | None:
-        if text is None:
-            return None
-        moment = datetime.fromisoformat(text)
-        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-        if moment <= self.now():
-            raise PlatformRejectedError(f"closing_at must be in the future, not {moment:%F %R} UTC")
-        return moment
 
 
 def _usernames(rows: list[dict[str, Any]], kind: str) -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from engine.plugins import tally
+from engine.plugins import closing, tally
 
 HOUR = timedelta(hours=1)
 # Until a request with the next full hour has arrived, that hour must not have come.
@@ -101,10 +101,7 @@ def moment(text: str | None) -> datetime | None:
     Raises:
         ValueError: It is no such text.
     """
-    if not text:
-        return None
-    when = datetime.fromisoformat(text)
-    return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+    return closing.moment(text) if text else None
 
 
 def on_the_hour(when: datetime) -> datetime:

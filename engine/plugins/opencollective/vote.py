@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from html import escape, unescape
 from string import Template
 from typing import Any
@@ -17,6 +17,7 @@ from engine.plugins import (
     PlatformRejectedError,
     ProcessStatus,
     Registry,
+    closing,
     tally,
 )
 from engine.plugins.opencollective import queries, schemas
@@ -27,8 +28,6 @@ YES, NO = "👍", "👎"
 RULE = f"<p>Vote by a reaction to this text: {YES} for yes, {NO} for no.</p>"
 SELDOM = timedelta(minutes=5)
 OFTEN = timedelta(seconds=30)
-# A vote is looked at again after so much of the time that it has left.
-SHARE_OF_THE_REST = 0.1
 _TAG = re.compile(r"<[^>]*>")
 
 
@@ -53,7 +52,8 @@ class Vote(GovernanceProcess):
         Raises:
             PlatformRejectedError: The closing time is past.
         """
-        self._set_closing_time(parameters.closing_at)
+        if parameters.closing_at is not None:
+            self.closing_at = closing.future_moment(parameters.closing_at, self.now())
         conversation_id = parameters.conversation_id
         if conversation_id is None:
             html = f"{parameters.html}{RULE}"
@@ -70,7 +70,8 @@ class Vote(GovernanceProcess):
         )["account"]["conversations"]["nodes"]
         if not found:
             return False
-        self._set_closing_time(parameters.closing_at, late=True)
+        # It may have come meanwhile: then the vote ends at once.
+        self.closing_at = parameters.closing_at
         self._adopt(found[0]["id"])
         return True
 
@@ -136,7 +137,7 @@ class Vote(GovernanceProcess):
             return None
         votes = votes_of(conversation["body"].get("reactions") or {})
         self.outcome = self._outcome(votes)
-        self.poll_again_in = self._pause()
+        self.poll_again_in = closing.pause(self.closing_at, self.now(), seldom=SELDOM, often=OFTEN)
         return votes
 
     def _end(self, votes: Mapping[str, tally.OptionVotes], closed_by: tally.ClosedBy) -> None:
@@ -183,20 +184,6 @@ class Vote(GovernanceProcess):
             if not page["nodes"] or offset >= page["totalCount"]:
                 break
         self.plugin_inst.comment(html, conversation={"id": self.state.get("conversation_id")})
-
-    def _set_closing_time(self, text: str | None, late: bool = False) -> None:
-        if text is None:
-            return
-        moment = datetime.fromisoformat(text)
-        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-        if moment <= self.now() and not late:
-            raise PlatformRejectedError(f"closing_at must be in the future, not {moment:%F %R} UTC")
-        self.closing_at = moment
-
-    def _pause(self) -> timedelta:
-        if not isinstance(self.closing_at, datetime):
-            return SELDOM
-        return min(SELDOM, max(OFTEN, (self.closing_at - self.now()) * SHARE_OF_THE_REST))
 
 
 def votes_of(reactions: Mapping[str, int]) -> dict[str, tally.OptionVotes]:
