@@ -40,17 +40,25 @@ EVENTS = {f"COLLECTIVE_EXPENSE_{name}": f"expense_{name.lower()}" for name in EX
     "EXPENSE_COMMENT_CREATED": "expense_comment_created",
     "UPDATE_COMMENT_CREATED": "update_comment_created",
 }
-EVENT_SCHEMAS = [
-    {
-        "type": event,
-        "schema": {
-            "type": "object",
-            "properties": {"id": {"type": "string"}, "created_at": {"type": "string"}},
-            "required": ["id", "created_at"],
+ABOUT = ("expense", "update", "conversation")
+
+
+def _schema(event: str) -> dict[str, Any]:
+    """What an event of a kind holds; comments name what they are about, where it is shown."""
+    about = [name for name in ABOUT if event.startswith(f"{name}_")]
+    return {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "description": "Of the activity."},
+            "created_at": {"type": "string"},
+            "from_account": {"type": "object"},
+            **{name: {"type": "object"} for name in about},
         },
+        "required": ["id", "created_at"],
     }
-    for event in EVENTS.values()
-]
+
+
+EVENT_SCHEMAS = [{"type": event, "schema": _schema(event)} for event in EVENTS.values()]
 # Activities are stored side by side: one may turn up behind another that is younger.
 OVERLAP = timedelta(minutes=10)
 
@@ -91,7 +99,7 @@ def event_data(activity: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {"id": activity["id"], "created_at": activity["createdAt"]}
     if activity.get("fromAccount"):
         told["from_account"] = activity["fromAccount"]
-    for name in ("expense", "update", "conversation"):
+    for name in ABOUT:
         if activity.get(name):
             told[name] = activity[name]
     return told
