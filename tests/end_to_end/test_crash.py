@@ -107,7 +107,7 @@ def test_what_may_be_found_or_repeated_is(tmp_path: Path) -> None:
     engine.start()
     try:
         engine.put("c", {"name": "durable", "config": {"platform": str(platform)}})
-        asked = {
+        asked: dict[str, dict[str, object]] = {
             "process/durable.vote": {"id": "made", "after": 8},
             "process/durable.vote ": {"id": "not made", "before": 8},
             "action/durable.again": {"parameters": {"id": "a", "seconds": 8}},

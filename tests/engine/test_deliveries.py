@@ -327,7 +327,9 @@ async def test_list_pages(running: RunningEngine) -> None:
         seen: list[int] = []
         cursor = None
         while True:
-            params = {"community": community, "limit": 2} | ({"cursor": cursor} if cursor else {})
+            params: dict[str, Any] = {"community": community, "limit": 2} | (
+                {"cursor": cursor} if cursor else {}
+            )
             page = (await running.http.get(DELIVERIES, params=params)).json()
             seen += [item["position"] for item in page["deliveries"]]
             cursor = page["next_cursor"]

@@ -72,7 +72,7 @@ class Forum:
         return dict(answer.json())
 
     async def events(self, kind: str) -> list[dict[str, Any]]:
-        params = {"community": self.community, "limit": 500}
+        params: dict[str, Any] = {"community": self.community, "limit": 500}
         told = (await self.running.http.get("/api/internal/events", params=params)).json()
         found = [item["data"] for item in told["events"]]
         return [event for event in found if event.get("event_type") == kind]

@@ -373,7 +373,7 @@ async def test_every_kind_of_webhook_is_an_event(
     expected = len(EVENT_KINDS) - 1 if old_webhooks else len(EVENT_KINDS[3:]) + 2
 
     async def told() -> list[dict[str, Any]]:
-        params = {"community": community, "limit": 500}
+        params: dict[str, Any] = {"community": community, "limit": 500}
         listed = (await running.http.get("/api/internal/events", params=params)).json()
         found = [item["data"] for item in listed["events"]]
         return [event for event in found if event.get("source") == "loomio"]

@@ -65,7 +65,7 @@ class Collective:
         return dict(answer.json())
 
     async def events(self) -> list[dict[str, Any]]:
-        params = {"community": self.community, "limit": 500}
+        params: dict[str, Any] = {"community": self.community, "limit": 500}
         told = (await self.running.http.get("/api/internal/events", params=params)).json()
         return [item["data"] for item in told["events"] if "event_type" in item["data"]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -89,7 +90,9 @@ async def test_list_filters_and_pages(running: RunningEngine) -> None:
     url = "/api/internal/process"
     seen, cursor = [], None
     while True:
-        params = {"community": community, "limit": 2} | ({"cursor": cursor} if cursor else {})
+        params: dict[str, Any] = {"community": community, "limit": 2} | (
+            {"cursor": cursor} if cursor else {}
+        )
         page = (await running.http.get(url, params=params)).json()
         seen += [record["id"] for record in page["processes"]]
         cursor = page["next_cursor"]
@@ -151,7 +154,7 @@ async def test_outcome_changes_are_told_but_not_what_start_set(running: RunningE
     )
     hook = f"/api/hooks/{community}/tutorial"
     for person in ("ada", "ada", "bob"):
-        event = {"raised_by": person, "account": person, "data": {}}
+        event: dict[str, Any] = {"raised_by": person, "account": person, "data": {}}
         await running.http.post(hook, json=event)
     await running.completed(started.headers["location"])
     await eventually(lambda: len(running.driver.to(community)) == 2)

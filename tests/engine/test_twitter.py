@@ -37,7 +37,7 @@ async def put(running: RunningEngine, name: str, plugin: dict[str, Any]) -> http
 
 
 async def events(running: RunningEngine, community: str) -> list[dict[str, Any]]:
-    params = {"community": community, "limit": 500}
+    params: dict[str, Any] = {"community": community, "limit": 500}
     told = (await running.http.get("/api/internal/events", params=params)).json()
     return [item["data"] for item in told["events"] if "event_type" in item["data"]]
 

@@ -46,7 +46,7 @@ def example(loomio: Path, name: str) -> Any:
 
 
 def request_of(loomio: Path) -> dict[str, Any]:
-    body = example(loomio, "b2_poll_create.request.json")
+    body: dict[str, Any] = example(loomio, "b2_poll_create.request.json")
     del body["_note"]
     body["poll"]["closing_at"] = (datetime.now(UTC) + timedelta(days=2)).isoformat()
     return body
@@ -392,7 +392,12 @@ async def test_lists_of_polls_are_paged(twin: Twin) -> None:
     keys = [await a_poll(client) for _ in range(3)]
     state.close(keys[0])
     for status, total in (("active", 2), ("closed", 1), ("all", 3)):
-        query = {"group_id": GROUP, "status": status, "limit": 1, "offset": total - 1}
+        query: dict[str, Any] = {
+            "group_id": GROUP,
+            "status": status,
+            "limit": 1,
+            "offset": total - 1,
+        }
         page = (await client.get("polls", params=query)).json()
         assert [p["key"] for p in page["polls"]] == [keys[0] if status == "closed" else keys[2]]
         assert page["meta"] == {"root": "polls", "total": total}

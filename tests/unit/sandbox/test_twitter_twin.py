@@ -84,7 +84,7 @@ async def test_who_is_known(twin: Twin) -> None:
 async def test_signatures_are_checked(twin: Twin) -> None:
     _, client = twin
     url = f"{client.base_url}/2/users/1001/mentions"
-    params = {"max_results": 5, "tweet.fields": "author_id,created_at"}
+    params: dict[str, Any] = {"max_results": 5, "tweet.fields": "author_id,created_at"}
     async with httpx.AsyncClient(auth=OAuth1(KEYS)) as signed:
         sent = await signed.get(url, params=params)
         assert sent.status_code == 200

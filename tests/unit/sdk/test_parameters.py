@@ -148,7 +148,7 @@ def test_cycles_end() -> None:
 
 
 def test_argument_styles() -> None:
-    schema = {"properties": {"value": {}, "big-one": {}}}
+    schema: dict[str, Any] = {"properties": {"value": {}, "big-one": {}}}
     parameters = Parameters({"value": 1, "big-one": 2}, schema)
 
     def whole(parameters: Any) -> Any:

@@ -28,8 +28,8 @@ def bad_name() -> None:
 
 
 def no_plugin() -> None:
-    @Registry.plugin  # type: ignore[type-var]
-    class Plain:
+    @Registry.plugin
+    class Plain:  # type: ignore[type-var]
         name = "plain"
 
 
@@ -53,7 +53,7 @@ def bad_action_schema() -> None:
     class BadAction(Plugin):
         name = "m"
 
-        @Registry.action(slug="a", description="", input_schema={"properties": []})  # type: ignore[dict-item]
+        @Registry.action(slug="a", description="", input_schema={"properties": []})
         def act(self) -> None: ...
 
 
@@ -123,7 +123,7 @@ def action_without_parentheses() -> None:
         name = "m"
 
         @Registry.action  # type: ignore[arg-type]
-        def act(self) -> None: ...
+        def act(self) -> None: ...  # type: ignore[misc]
 
 
 def with_plugin(define: Callable[[], None]) -> Callable[[], None]:

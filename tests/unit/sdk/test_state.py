@@ -146,7 +146,8 @@ def test_increments_are_told_as_increments() -> None:
     assert state.increment("m") == 8
     assert state.changes().values == {"m": "8"}
     assert "m" not in state.changes().increments
-    for key, by in (("text", 1), ("n", "1"), ("n", True), ("n", float("nan"))):
+    refused: list[tuple[str, Any]] = [("text", 1), ("n", "1"), ("n", True), ("n", float("nan"))]
+    for key, by in refused:
         with pytest.raises(StateValueError):
             state.increment(key, by)
     with pytest.raises(ValueError, match="1 to 255"):
