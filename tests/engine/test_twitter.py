@@ -116,6 +116,7 @@ async def test_a_config_that_does_not_work_is_told(
     answer = await put(running, "keyless", config(twin, **settings))
     assert answer.status_code == status, answer.text
     assert named in answer.text
+    assert ("name a username" in answer.text) == (named == "name a username")
     for secret in (*KEYS.values(), USER_BEARER, APP_BEARER, "revoked"):
         assert secret not in answer.text
 

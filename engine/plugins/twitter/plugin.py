@@ -139,8 +139,10 @@ class Twitter(Plugin):
         try:
             return _data(self.http.get(path).json())
         except AuthenticationError as error:
-            app_only = "; with an app-only token, name a username" if not named else ""
-            raise AuthenticationError(f"X refuses the {keys} ({error.detail}){app_only}") from error
+            # A 401 is about the keys; a 403 is what X says to an app that asks who it is.
+            app_only = "answered 403" in error.detail and not named
+            advice = "; with an app-only token, name a username" if app_only else ""
+            raise AuthenticationError(f"X refuses the {keys} ({error.detail}){advice}") from error
         except NotFoundError:
             raise PlatformRejectedError(f"X knows no username {named!r}") from None
 
