@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from engine.store.database import open_database
 from engine.store.processes import GovernanceProcess
 from engine.store.schema import migrate
 from engine.temporal import ensure_search_attributes
+from sandbox.ports import free_ports
 
 PLUGINS = Path(__file__).parent / "plugins"
 REPOSITORY = Path(__file__).parent.parent
@@ -241,15 +241,6 @@ def python_process(*arguments: str) -> Iterator[None]:
     finally:
         process.kill()
         process.wait(30)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def _cpu(process: psutil.Process) -> float:

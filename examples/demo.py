@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from urllib.parse import quote
 
 from examples.driver import Callbacks, Engine
 from sandbox.loomio import API_KEY, EVENT_KINDS, GROUP, LoomioTwin
+from sandbox.ports import free_ports
 
 COMMUNITY = "park-friends-8f3a"
 VOTES = [(502, "Grace", "agree"), (503, "Linus", "agree"), (504, "Mary", "disagree")]
@@ -42,7 +42,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="metagov-demo-")))
         tell("1. Starting an engine (Temporal server, API, worker) and a twin of Loomio ...")
-        ports = _free_ports(4)
+        ports = free_ports(4)
         engine_url = stack.enter_context(_engine(folder, ports))
         twin = stack.enter_context(LoomioTwin().at(ports[3]))
         ui = f"http://127.0.0.1:{ports[2]}"
@@ -150,14 +150,6 @@ def _post(url: str, body: Any) -> None:
     )
     with urllib.request.urlopen(request, timeout=10):  # noqa: S310
         pass
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 if __name__ == "__main__":

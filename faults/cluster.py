@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from cli.run import temporal_command
 from engine.settings import Settings
 from engine.store.database import open_database
 from engine.store.schema import migrate
+from sandbox.ports import free_ports
 
 PLUGINS = Path(__file__).parent / "plugins"
 REPOSITORY = Path(__file__).parent.parent
@@ -98,7 +98,7 @@ class Cluster:
 
     async def start(self) -> None:
         """Start all of it and wait until it serves."""
-        ports = _free_ports(4)
+        ports = free_ports(4)
         base = {
             "METAGOV_DATA_DIR": str(self.folder),
             "METAGOV_DATABASE_URL": self.database_url,
@@ -210,11 +210,3 @@ async def _ready(http: httpx.AsyncClient, url: str) -> bool:
         return (await http.get(f"{url}/readyz")).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]

@@ -15,13 +15,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @asynccontextmanager
 async def serve(app: Any) -> AsyncIterator[str]:
     """Serve an application on a free port of loopback; yields its base URL."""

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 
 from examples.driver import Callbacks
+from sandbox.ports import free_ports
 from tests.conftest import DURABLE_PLUGIN
 from tests.end_to_end.conftest import EngineProcess, make_engine
-from tests.servers import free_port
 
 VOTE = "process/randomness.delayed-stochastic-vote"
 
@@ -46,7 +46,7 @@ def test_processes_wait_through_a_kill_of_everything(engine: EngineProcess) -> N
 
 def test_a_callback_waits_for_a_driver_that_is_down(engine: EngineProcess) -> None:
     engine.put("c", {"name": "randomness", "config": {}})
-    port = free_port()
+    (port,) = free_ports(1)
     vote = {"options": ["a"], "delay": 0.01, "callback_url": f"http://127.0.0.1:{port}/x"}
     started = engine.post("c", VOTE, vote)
     engine.wait_completed(started.headers["location"])

@@ -290,9 +290,8 @@ async def test_events(forum: Forum) -> None:
     await forum.act("create-topic", title="News", raw="There are news")
 
     async def told() -> bool:
-        return bool(await forum.events("post_created")) and bool(
-            await forum.events("user_fields_changed")
-        )
+        kinds = ("post_created", "topic_created", "user_fields_changed")
+        return all([await forum.events(kind) for kind in kinds])
 
     await eventually(told)
     (post,) = await forum.events("post_created")

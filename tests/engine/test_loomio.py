@@ -370,7 +370,8 @@ async def test_every_kind_of_webhook_is_an_event(
         twin.announce(kind, poll)
     discussion = twin.add_discussion({"title": "Talk", "group_id": GROUP})
     twin.add_comment(discussion, {"body": "Hello"})
-    expected = len(EVENT_KINDS) - 1 if old_webhooks else len(EVENT_KINDS[3:]) + 2
+    # The poll's own start is told of too, and of the discussion and its comment.
+    expected = 1 + len(EVENT_KINDS[3:]) + 2
 
     async def told() -> list[dict[str, Any]]:
         params: dict[str, Any] = {"community": community, "limit": 500}
@@ -383,6 +384,7 @@ async def test_every_kind_of_webhook_is_an_event(
 
     await eventually(all_told, 30)
     events = await told()
+    assert len(events) == expected
     kinds = {event["event_type"] for event in events}
     # Nobody edits a discussion on the twin.
     everything = set(EVENT_KINDS) - {"discussion_edited"}

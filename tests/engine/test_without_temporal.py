@@ -14,9 +14,10 @@ from api.app import create_app
 from engine.settings import Settings
 from engine.store.database import open_database
 from engine.store.schema import migrate
+from sandbox.ports import free_ports
 from tests.conftest import PLUGINS_UNDER_TEST
 from tests.engine.conftest import RunningEngine, run_engine
-from tests.servers import eventually, free_port, serve
+from tests.servers import eventually, serve
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ async def cut_off(running: RunningEngine, tmp_path: Path) -> AsyncIterator[httpx
     settings = Settings(
         data_dir=tmp_path,
         database_url=f"sqlite:///{tmp_path / 'x.sqlite'}",
-        temporal_address=f"127.0.0.1:{free_port()}",
+        temporal_address=f"127.0.0.1:{free_ports(1)[0]}",
         plugin_path=(PLUGINS_UNDER_TEST,),
         log_level="error",
         worker_wait_seconds=0.5,

@@ -26,7 +26,8 @@ from engine.errors import (
 )
 from engine.outbound import Connections, OutboundPolicy, checked_transport
 from engine.sdk.http import HttpOptions, as_plugin_error, async_client, sync_client
-from tests.servers import free_port, serve
+from sandbox.ports import free_ports
+from tests.servers import serve
 
 PUBLIC = OutboundPolicy(allow_loopback=False)
 LOCAL = OutboundPolicy(allow_loopback=True, allowed_networks=["10.1.0.0/16"])
@@ -179,7 +180,7 @@ def test_unreachable_proves_that_nothing_was_done() -> None:
         sync_client(HttpOptions(), Connections(LOCAL)) as client,
         pytest.raises(PlatformUnreachableError) as e,
     ):
-        client.get(f"http://127.0.0.1:{free_port()}/")
+        client.get(f"http://127.0.0.1:{free_ports(1)[0]}/")
     assert e.value.nothing_done
 
 
