@@ -107,7 +107,7 @@ async def _perform(
 
 async def _run(engine: Engine, community: str, name: str, invocation_id: str) -> Response:
     try:
-        await engine.temporal.perform_action(community, name, invocation_id)
+        await engine.temporal.actions.perform(community, name, invocation_id)
     except UnavailableError as error:
         await _withdraw(engine, invocation_id, error)
     except PluginTimeoutError as error:

@@ -264,7 +264,9 @@ async def _change(
 async def _apply(engine: Engine, change: CommunityChange, calls: int) -> None:
     seconds = engine.settings.invocation_timeout_seconds * max(1, calls) + CHANGE_MARGIN_SECONDS
     try:
-        await engine.temporal.apply_change(change.community, change.id, timedelta(seconds=seconds))
+        await engine.temporal.communities.apply_change(
+            change.community, change.id, timedelta(seconds=seconds)
+        )
     except EngineError as error:
         if not isinstance(error, PluginTimeoutError):
             await _withdraw(engine, change.id)

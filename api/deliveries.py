@@ -80,7 +80,7 @@ async def redeliver_range(body: JsonObject, engine: EngineDependency) -> dict[st
             community=wanted.community,
         )
     if count:
-        await engine.temporal.send_pending()
+        await engine.temporal.background.send_pending()
     return {"redelivered": count}
 
 
@@ -104,7 +104,7 @@ async def redeliver(delivery_id: str, engine: EngineDependency) -> dict[str, Any
         stored = await session.get_one(OutboxItem, delivery_id, with_for_update=True)
         if stored.status != PENDING:
             stored.queue()
-    await engine.temporal.redeliver(row.community, row.id)
+    await engine.temporal.background.redeliver(row.community, row.id)
     return _shown(await _get(engine, delivery_id))
 
 

@@ -82,7 +82,7 @@ async def replay_range(body: JsonObject, engine: EngineDependency) -> dict[str, 
             community=wanted.community,
         )
     if count:
-        await engine.temporal.send_pending()
+        await engine.temporal.background.send_pending()
     return {"replayed": count}
 
 
@@ -105,7 +105,7 @@ async def replay(webhook_id: str, engine: EngineDependency) -> dict[str, Any]:
         stored = await session.get_one(ReceivedWebhook, webhook_id, with_for_update=True)
         if stored.status != RECEIVED:
             stored.replay()
-    await engine.temporal.replay_webhook(row.community, row.plugin, row.id)
+    await engine.temporal.background.replay_webhook(row.community, row.plugin, row.id)
     return _shown(await _get(engine, webhook_id))
 
 

@@ -106,7 +106,7 @@ async def start_process(
         record = (await _get(engine, name, process_id)).record()
     title = parameters.get("title")
     try:
-        outcome = await engine.temporal.start_process(
+        outcome = await engine.temporal.processes.start(
             record, capabilities_of(declaration), title[:100] if isinstance(title, str) else None
         )
     except UnavailableError as error:
@@ -128,7 +128,7 @@ async def get_process(
     """Read a process; ``wait`` answers as soon as it completes."""
     row = await _get(engine, name, process_id)
     if wait and row.status != COMPLETED:
-        await engine.temporal.await_process(row.record(), wait)
+        await engine.temporal.processes.wait(row.record(), wait)
         row = await _get(engine, name, process_id)
     return asdict(row.record())
 
@@ -142,7 +142,7 @@ async def close_process(name: str, process_id: str, engine: EngineDependency) ->
     declaration = find_process(row.plugin, row.slug)
     if declaration is None or not declaration.can_close:
         raise NotSupportedError(f"{name} does not support manually closing the process")
-    outcome = await engine.temporal.close_process(row.record())
+    outcome = await engine.temporal.processes.close(row.record())
     if outcome.failure is not None:
         raise await _recorded(engine, outcome.failure, "Failed to close process: ")
     if not outcome.record.completed:

@@ -185,7 +185,9 @@ async def _accept(
         return await _accept_now(engine, declaration, current, webhook, slug)
     if webhook_id is not None:
         try:
-            await engine.temporal.receive_webhook(instance.community, instance.plugin, webhook_id)
+            await engine.temporal.background.receive_webhook(
+                instance.community, instance.plugin, webhook_id
+            )
         except UnavailableError:
             # It is stored, so it is not lost: it is handled when the server answers again.
             log.warning("webhook waits for temporal", webhook=webhook_id)

@@ -51,7 +51,7 @@ async def run() -> str:
                 references = [row.reference for row in rows]
                 session.add_all(rows)
             for reference in references:
-                await engine.temporal.tell_process_of_webhook(
+                await engine.temporal.processes.tell_of_webhook(
                     COMMUNITY, "measured.keyed", process_id, reference
                 )
             signalled = time.monotonic() - began

@@ -175,7 +175,7 @@ class RunningEngine:
 
             async def start_some(progress: Progress) -> None:
                 for record in left:
-                    await engine.temporal.ensure_process(record, capabilities, None)
+                    await engine.temporal.processes.ensure(record, capabilities, None)
                     progress.advance(task)
 
             with Progress(transient=True) as progress:

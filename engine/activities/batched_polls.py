@@ -109,7 +109,7 @@ class BatchedPollActivities:
             log.warning("poll failed", name=declaration.name, kind=error.kind, detail=error.detail)
             return
         for record in records:
-            await self._engine.temporal.tell_process_to_reload(record)
+            await self._engine.temporal.processes.tell_to_reload(record)
         if records:
             log.info("poll brought news", name=declaration.name, key=key, processes=len(records))
 
@@ -165,5 +165,5 @@ async def poll_together(engine: Engine, community: str | None = None) -> int:
         process = declared.processes.get(slug) if declared else None
         if process is not None and process.polls_together:
             poll = PollTogether(name, plugin, slug, instance_id)
-            started += await engine.temporal.poll_together(poll)
+            started += await engine.temporal.background.poll_together(poll)
     return started

@@ -310,7 +310,7 @@ class CommunityActivities:
         """Bring Temporal in line with the database."""
         await hand_out(self._engine, community, items)
         for record in records:
-            await self._engine.temporal.tell_process_to_reload(record)
+            await self._engine.temporal.processes.tell_to_reload(record)
         wanted = {task.id: task for task in await tasks_of(self._engine, community)}
         for task in wanted.values():
             await self._engine.schedules.schedule_task(task)

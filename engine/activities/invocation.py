@@ -302,4 +302,4 @@ async def hand_out(engine: Engine, community: str, items: Iterable[str]) -> None
         items: Ids of outbox items.
     """
     for item in items:
-        await engine.temporal.deliver(community, item)
+        await engine.temporal.background.deliver(community, item)

@@ -124,7 +124,7 @@ class ProcessActivities:
         if loaded.declaration.polls_together and invocation.method == "start":
             row = loaded.row
             poll = PollTogether(row.community, row.plugin, row.slug, row.instance_id)
-            await self._engine.temporal.poll_together(poll)
+            await self._engine.temporal.background.poll_together(poll)
         log.info(
             "process invoked",
             process=invocation.process_id,

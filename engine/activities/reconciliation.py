@@ -77,7 +77,7 @@ class ReconciliationActivities:
     async def _processes_without_workflow(self) -> int:
         """Start workflows that are missing."""
         temporal = self._engine.temporal
-        running = {process_id async for _, process_id in temporal.running_processes()}
+        running = {process_id async for _, process_id in temporal.processes.running()}
         async with self._engine.database.read() as session:
             rows = await processes.all_unfinished(session)
         repaired = 0
@@ -88,26 +88,26 @@ class ReconciliationActivities:
                 continue
             # What is running is listed with some delay; starting a running one changes nothing.
             title = row.parameters.get("title")
-            if not await temporal.ensure_process(
+            if not await temporal.processes.ensure(
                 row.record(), capabilities_of(declaration), str(title)[:100] if title else None
             ):
                 continue
             log.warning("workflow of a process started again", process=row.id, name=row.name)
             repaired += 1
             if (await self._status(row.id)) == COMPLETED:
-                await temporal.tell_process_to_reload(row.record())
+                await temporal.processes.tell_to_reload(row.record())
         return repaired
 
     async def _workflows_without_process(self) -> int:
         """End workflows whose process has ended, or was never or is no longer there."""
         repaired = 0
-        async for workflow_id, process_id in self._engine.temporal.running_processes():
+        async for workflow_id, process_id in self._engine.temporal.processes.running():
             async with self._engine.database.read() as session:
                 process = await processes.get_process(session, process_id)
             if process is None:
-                await self._engine.temporal.end_process_without_row(workflow_id)
+                await self._engine.temporal.processes.end_without_row(workflow_id)
             elif process.status == COMPLETED:
-                await self._engine.temporal.tell_process_to_reload(process.record())
+                await self._engine.temporal.processes.tell_to_reload(process.record())
             else:
                 continue
             log.warning("workflow without pending process ended", workflow=workflow_id)
@@ -127,12 +127,12 @@ class ReconciliationActivities:
         if not waiting:
             return 0
         running = {
-            webhook_id async for webhook_id in temporal.running_activities("receive_webhook")
+            webhook_id async for webhook_id in temporal.background.running("receive_webhook")
         }
         repaired = 0
         for community, plugin, webhook_id in waiting:
             if webhook_id not in running:
-                repaired += await temporal.receive_webhook(community, plugin, webhook_id)
+                repaired += await temporal.background.receive_webhook(community, plugin, webhook_id)
         return repaired
 
     async def _deliveries(self) -> int:
@@ -142,11 +142,11 @@ class ReconciliationActivities:
             waiting = await outbox.pending_items(session)
         if not waiting:
             return 0
-        running = {item_id async for item_id in temporal.running_activities("deliver")}
+        running = {item_id async for item_id in temporal.background.running("deliver")}
         repaired = 0
         for community, item_id in waiting:
             if item_id not in running:
-                repaired += await temporal.deliver(community, item_id)
+                repaired += await temporal.background.deliver(community, item_id)
         return repaired
 
     async def _forget(self) -> None:

@@ -142,7 +142,7 @@ class WebhookActivities:
 
         async def tell(community: str, name: str, process_id: str) -> None:
             async with turns:
-                await self._engine.temporal.tell_process_of_webhook(
+                await self._engine.temporal.processes.tell_of_webhook(
                     community, name, process_id, row.reference
                 )
 

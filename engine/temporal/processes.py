@@ -1,0 +1,233 @@
+"""What the engine asks of the workflows of governance processes."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import time
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+from temporalio.client import (
+    RPCTimeoutOrCancelledError,
+    WithStartWorkflowOperation,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+)
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from engine.messages import (
+    CREATED,
+    Capabilities,
+    InvocationOutcome,
+    ProcessProgress,
+    ProcessRecord,
+    RunGovernanceProcess,
+    process_attributes,
+    process_workflow_id,
+)
+from engine.temporal.rpc import OUT_OF_REACH, Rpc, slow_or_unavailable, unavailable
+from engine.workflows.governance_process import GovernanceProcess
+
+
+class Processes:
+    """The workflows of governance processes.
+
+    Args:
+        rpc: How they are reached.
+    """
+
+    def __init__(self, rpc: Rpc) -> None:
+        self._rpc = rpc
+
+    async def start(
+        self, record: ProcessRecord, capabilities: Capabilities, title: str | None
+    ) -> InvocationOutcome:
+        """Start a process' workflow, unless it runs already, and wait until ``start`` has run.
+
+        Args:
+            record: The stored record.
+            capabilities: What the class defines.
+            title: The process' title, for the Temporal UI.
+
+        Returns:
+            What ``start`` left.
+
+        Raises:
+            PluginTimeoutError: ``start`` did not end in time; the process may still start.
+            UnavailableError: Temporal does not answer.
+        """
+
+        async def start() -> InvocationOutcome:
+            return await self._rpc.client.execute_update_with_start_workflow(
+                GovernanceProcess.started,
+                id=f"started-{record.id}",
+                start_workflow_operation=WithStartWorkflowOperation(
+                    GovernanceProcess.run,
+                    self._input(record, capabilities),
+                    id=process_workflow_id(record.community, record.name, record.id),
+                    task_queue=self._rpc.settings.task_queue,
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    search_attributes=process_attributes(record),
+                    static_summary=f"{record.name}: {title}" if title else record.name,
+                ),
+            )
+
+        try:
+            async with asyncio.timeout((self._rpc.wait + self._rpc.call).total_seconds()):
+                return await self._rpc.reach(start)
+        except (builtins.TimeoutError, RPCTimeoutOrCancelledError, *OUT_OF_REACH) as error:
+            raise slow_or_unavailable(error) from error
+
+    async def ensure(
+        self, record: ProcessRecord, capabilities: Capabilities, title: str | None
+    ) -> bool:
+        """Start a process' workflow if it does not run, without waiting for ``start``.
+
+        Args:
+            record: The stored record.
+            capabilities: What the class defines.
+            title: The process' title, for the Temporal UI.
+
+        Returns:
+            True if it had to be started.
+        """
+        try:
+            await self._rpc.client.start_workflow(
+                GovernanceProcess.run,
+                self._input(record, capabilities),
+                id=process_workflow_id(record.community, record.name, record.id),
+                task_queue=self._rpc.settings.task_queue,
+                search_attributes=process_attributes(record),
+                static_summary=f"{record.name}: {title}" if title else record.name,
+            )
+        except WorkflowAlreadyStartedError:
+            return False
+        return True
+
+    async def running(self) -> AsyncIterator[tuple[str, str]]:
+        """The processes whose workflows run.
+
+        Yields:
+            Workflow id and process id of each.
+        """
+        # Other engines may have their workflows in the same namespace.
+        here = f"ExecutionStatus = 'Running' AND TaskQueue = '{self._rpc.settings.task_queue}'"
+        async for execution in self._rpc.client.list_workflows(
+            f"WorkflowType = 'GovernanceProcess' AND {here}"
+        ):
+            yield execution.id, execution.id.rpartition("/")[2]
+
+    async def end_without_row(self, workflow_id: str) -> None:
+        """Terminate the workflow of a process that the database does not have.
+
+        Args:
+            workflow_id: The workflow's id.
+        """
+        try:
+            await self._handle(workflow_id).terminate("the database has no such process")
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+
+    async def close(self, record: ProcessRecord) -> InvocationOutcome:
+        """Close a process and wait for what ``close`` leaves.
+
+        Args:
+            record: The stored record.
+
+        Returns:
+            What ``close`` left.
+
+        Raises:
+            PluginTimeoutError: ``close`` did not end in time; it may still end.
+            UnavailableError: Temporal does not answer.
+        """
+        handle = self._handle_of(record)
+        # The same id on every try: the wish is passed on once.
+        update_id = f"close-{uuid4()}"
+
+        async def close() -> InvocationOutcome:
+            return await handle.execute_update(GovernanceProcess.close, id=update_id)
+
+        try:
+            async with asyncio.timeout((self._rpc.wait + 2 * self._rpc.call).total_seconds()):
+                return await self._rpc.reach(close)
+        except WorkflowUpdateFailedError:
+            # The process completed at the same moment: its result is the answer.
+            return InvocationOutcome(await handle.result())
+        except (builtins.TimeoutError, RPCTimeoutOrCancelledError, *OUT_OF_REACH) as error:
+            if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
+                return InvocationOutcome(await handle.result())
+            raise slow_or_unavailable(error) from error
+
+    async def wait(self, record: ProcessRecord, seconds: float) -> None:
+        """Wait until a process completes.
+
+        Args:
+            record: The stored record.
+            seconds: How long to wait at most.
+        """
+        handle = self._handle_of(record)
+        try:
+            async with asyncio.timeout(seconds):
+                await handle.result()
+        except builtins.TimeoutError:
+            return
+        except OUT_OF_REACH as error:
+            if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
+                return
+            raise unavailable(error) from error
+
+    async def tell_of_webhook(
+        self, community: str, name: str, process_id: str, reference: str
+    ) -> None:
+        """Signal a process that a stored webhook concerns it; one that has ended needs none.
+
+        Args:
+            community: The community's name.
+            name: ``{plugin}.{slug}``.
+            process_id: The process.
+            reference: The webhook's reference.
+        """
+        handle = self._handle(process_workflow_id(community, name, process_id))
+        try:
+            await handle.signal(GovernanceProcess.receive_webhook, reference)
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+
+    async def tell_to_reload(self, record: ProcessRecord) -> None:
+        """Signal a process that its record was changed; one that has ended needs none.
+
+        Args:
+            record: The record.
+        """
+        try:
+            await self._handle_of(record).signal(GovernanceProcess.reload)
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+
+    def _input(self, record: ProcessRecord, capabilities: Capabilities) -> RunGovernanceProcess:
+        progress = ProcessProgress()
+        if record.status != CREATED:
+            # Past its start: a new workflow goes on where the lost one was. It numbers its
+            # invocations from the present second on, for the lost one's numbers are marked as done.
+            progress = ProcessProgress(record=record, invocations=int(time.time()))
+        return RunGovernanceProcess(
+            process_id=record.id,
+            community=record.community,
+            name=record.name,
+            capabilities=capabilities,
+            invocation_timeout_seconds=self._rpc.settings.invocation_timeout_seconds,
+            progress=progress,
+        )
+
+    def _handle_of(self, record: ProcessRecord) -> WorkflowHandle[GovernanceProcess, ProcessRecord]:
+        return self._handle(process_workflow_id(record.community, record.name, record.id))
+
+    def _handle(self, workflow_id: str) -> WorkflowHandle[GovernanceProcess, ProcessRecord]:
+        return self._rpc.client.get_workflow_handle_for(GovernanceProcess.run, workflow_id)
