@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 from engine.errors import PlatformRejectedError
 
@@ -10,20 +10,36 @@ from engine.errors import PlatformRejectedError
 SHARE_OF_THE_REST = 0.1
 
 
-def moment(text: str) -> datetime:
-    """Read a time as drivers and platforms write it.
+def moment(value: datetime | date | str) -> datetime:
+    """Read a point in time as drivers, platforms and plugins write it.
 
     Args:
-        text: ISO 8601; without a zone it is UTC, a date is its first moment.
+        value: A datetime, a date (its first moment), or ISO 8601 text of either.
 
     Returns:
-        The moment in UTC.
+        The same moment in UTC; what has no zone is UTC.
 
     Raises:
-        ValueError: It is no such text.
+        TypeError: It is no such thing.
+        ValueError: It is no such text, or out of range.
     """
-    when = datetime.fromisoformat(text)
-    return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+    if isinstance(value, str):
+        try:
+            when = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"must be a date and time in ISO 8601, not {value!r:.80}") from None
+    elif isinstance(value, datetime):
+        when = value
+    elif isinstance(value, date):
+        when = datetime.combine(value, time())
+    else:
+        raise TypeError(f"must be a datetime, a date or ISO 8601 text, not {type(value).__name__}")
+    if when.tzinfo is None:
+        return when.replace(tzinfo=UTC)
+    try:
+        return when.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is out of range") from None
 
 
 def future_moment(text: str, now: datetime) -> datetime:
@@ -37,10 +53,12 @@ def future_moment(text: str, now: datetime) -> datetime:
         The moment in UTC.
 
     Raises:
-        PlatformRejectedError: It is past.
-        ValueError: It is no such text.
+        PlatformRejectedError: It is past, or no time at all.
     """
-    when = moment(text)
+    try:
+        when = moment(text)
+    except ValueError as error:
+        raise PlatformRejectedError(f"closing_at {error}") from None
     if when <= now:
         raise PlatformRejectedError(f"closing_at must be in the future, not {when:%F %R} UTC")
     return when
@@ -52,7 +70,7 @@ def pause(
     """How long to wait until a vote is looked at again: the shorter, the sooner it ends.
 
     Args:
-        closing_at: When it ends, if that is known.
+        closing_at: When it ends, as ``moment`` reads it, if that is known.
         now: The present time.
         seldom: The longest wait.
         often: The shortest.
@@ -60,6 +78,6 @@ def pause(
     Returns:
         ``SHARE_OF_THE_REST`` of the time that is left, within these bounds.
     """
-    if not isinstance(closing_at, datetime):
+    if not closing_at:
         return seldom
-    return min(seldom, max(often, (closing_at - now) * SHARE_OF_THE_REST))
+    return min(seldom, max(often, (moment(closing_at) - now) * SHARE_OF_THE_REST))

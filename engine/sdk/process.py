@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar
 
 from engine.errors import PluginCodeError
+from engine.sdk import closing
 from engine.sdk.parameters import Parameters, json_safe
 from engine.sdk.plugin import Plugin
 from engine.sdk.state import State
@@ -242,28 +243,10 @@ def as_moment(name: str, value: datetime | date | str | None) -> datetime | None
     """
     if value is None or value == "":
         return None
-    moment: datetime
-    if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            raise PluginCodeError(
-                f"{name} must be a date and time in ISO 8601, not {value!r:.80}"
-            ) from None
-    elif isinstance(value, datetime):
-        moment = value
-    elif isinstance(value, date):
-        moment = datetime.combine(value, time())
-    else:
-        raise PluginCodeError(
-            f"{name} must be a datetime, a date or ISO 8601 text, not {type(value).__name__}"
-        )
-    if moment.tzinfo is None:
-        return moment.replace(tzinfo=UTC)
     try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise PluginCodeError(f"{name} is out of range") from None
+        return closing.moment(value)
+    except (TypeError, ValueError) as error:
+        raise PluginCodeError(f"{name} {error}") from None
 
 
 def _json_attribute(name: str, value: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from engine.plugins import Parameters, tally
+from engine.plugins import Parameters, closing, tally
 
 NAME = "poll"
 # The rank of a voter's first preference.
@@ -112,7 +112,7 @@ def names_of(poll: Mapping[str, Any], texts: Sequence[str]) -> dict[str, str]:
 
 def closing_time(poll: Mapping[str, Any]) -> datetime | None:
     """When a poll closes by itself, if it does."""
-    return datetime.fromisoformat(poll["close"]) if poll.get("close") else None
+    return closing.moment(poll["close"]) if poll.get("close") else None
 
 
 def is_closed(poll: Mapping[str, Any], now: datetime) -> bool:

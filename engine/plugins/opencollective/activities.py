@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
+
+from engine.plugins import closing
 
 EXPENSES = (
     "CREATED",
@@ -77,14 +79,13 @@ def cursor_after(before: Mapping[str, Any], activities: list[dict[str, Any]]) ->
     seen = dict(before.get("ids", {})) | {item["id"]: item["createdAt"] for item in activities}
     if not seen:
         return {"at": before.get("at"), "ids": {}}
-    newest = max(seen.values(), key=moment)
-    kept = {key: at for key, at in seen.items() if moment(at) >= moment(newest) - OVERLAP}
+    newest = max(seen.values(), key=closing.moment)
+    kept = {
+        key: at
+        for key, at in seen.items()
+        if closing.moment(at) >= closing.moment(newest) - OVERLAP
+    }
     return {"at": newest, "ids": kept}
-
-
-def moment(text: str) -> datetime:
-    """Read a time as the platform writes it."""
-    return datetime.fromisoformat(text)
 
 
 def event_data(activity: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from engine.plugins import (
     RateLimitError,
     Registry,
     WebhookRequest,
+    closing,
     tally,
 )
 from engine.plugins.opencollective import queries, schemas
@@ -28,7 +29,6 @@ from engine.plugins.opencollective.activities import (
     cursor_after,
     event_data,
     initiator,
-    moment,
 )
 
 PAGE = 100
@@ -325,12 +325,12 @@ class OpenCollective(Plugin):
         if not fresh:
             return
         # The newest come first, also within one millisecond.
-        for activity in sorted(reversed(fresh), key=lambda item: moment(item["createdAt"])):
+        for activity in sorted(reversed(fresh), key=lambda item: closing.moment(item["createdAt"])):
             self.send_event_to_driver(
                 EVENTS[activity["type"]],
                 event_data(activity),
                 initiator=initiator(activity),
-                timestamp=moment(activity["createdAt"]).timestamp(),
+                timestamp=closing.moment(activity["createdAt"]).timestamp(),
             )
         # Of two calls at once only one tells: the other one is called again.
         self.state.compare_and_set("cursor", cursor, cursor_after(cursor, fresh))
@@ -340,7 +340,7 @@ class OpenCollective(Plugin):
 
         Without ``since`` only the newest page.
         """
-        date_from = (moment(since) - OVERLAP).isoformat() if since else None
+        date_from = (closing.moment(since) - OVERLAP).isoformat() if since else None
         rows = self._pages(
             queries.ACTIVITIES,
             ("activities",),

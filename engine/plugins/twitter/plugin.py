@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from engine.plugins import (
@@ -15,6 +15,7 @@ from engine.plugins import (
     PlatformRejectedError,
     Plugin,
     Registry,
+    closing,
 )
 from engine.plugins.twitter import schemas
 from engine.plugins.twitter.signing import OAuth1
@@ -234,4 +235,4 @@ def _data(answer: Any) -> dict[str, Any]:
 
 
 def _seconds(text: str | None) -> float | None:
-    return datetime.fromisoformat(text).timestamp() if text else None
+    return closing.moment(text).timestamp() if text else None

@@ -10,8 +10,9 @@ from graphql import GraphQLEnumType, build_schema, parse, validate
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.plugins import closing
 from engine.plugins.opencollective import queries, schemas
-from engine.plugins.opencollective.activities import EVENTS, OVERLAP, cursor_after, moment
+from engine.plugins.opencollective.activities import EVENTS, OVERLAP, cursor_after
 from engine.plugins.opencollective.vote import votes_of
 from engine.sdk import parameters
 from sandbox.opencollective_schema import EMOJI, SCHEMA
@@ -61,10 +62,10 @@ def test_what_was_seen_is_not_told_again(seconds: list[int]) -> None:
     if not items:
         assert cursor == {"at": None, "ids": {}}
         return
-    newest = max(moment(item["createdAt"]) for item in items)
-    assert moment(cursor["at"]) == newest
+    newest = max(closing.moment(item["createdAt"]) for item in items)
+    assert closing.moment(cursor["at"]) == newest
     for item in items:
-        asked_for_again = moment(item["createdAt"]) >= newest - OVERLAP
+        asked_for_again = closing.moment(item["createdAt"]) >= newest - OVERLAP
         assert (item["id"] in cursor["ids"]) == asked_for_again
 
 

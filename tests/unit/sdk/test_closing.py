@@ -40,6 +40,22 @@ def test_the_sooner_it_ends_the_shorter_is_the_pause(one: int, other: int) -> No
     assert OFTEN <= pauses[0] <= pauses[1] <= SELDOM
 
 
-@pytest.mark.parametrize("unknown", [None, "2026-12-02", date(2026, 12, 2)])
-def test_without_a_known_end_it_is_the_longest(unknown: date | str | None) -> None:
-    assert closing.pause(unknown, NOW, seldom=SELDOM, often=OFTEN) == SELDOM
+def test_without_a_known_end_it_is_the_longest() -> None:
+    assert closing.pause(None, NOW, seldom=SELDOM, often=OFTEN) == SELDOM
+
+
+@pytest.mark.parametrize(
+    "end", ["2026-12-01T12:50:00Z", "2026-12-01T13:50:00+01:00", NOW + timedelta(minutes=50)]
+)
+def test_an_end_may_be_written_in_any_form(end: str | datetime) -> None:
+    assert closing.pause(end, NOW, seldom=SELDOM, often=OFTEN) == timedelta(minutes=5)
+    assert closing.pause(date(2026, 12, 1), NOW, seldom=SELDOM, often=OFTEN) == OFTEN
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("9999-12-31T23:59:59-12:00", "closing_at is out of range"), ("soon", "not 'soon'")],
+)
+def test_what_is_no_time_is_refused(text: str, said: str) -> None:
+    with pytest.raises(PlatformRejectedError, match=said):
+        closing.future_moment(text, NOW)
