@@ -20,6 +20,7 @@ from engine.sdk.parameters import Parameters
 from engine.sdk.plugin import Community, Plugin
 from engine.sdk.process import GovernanceProcess, ProcessStatus
 from engine.sdk.registry import Registry
+from engine.sdk.schemas import strict_object
 from engine.sdk.signatures import Ed25519Signature, HmacSignature
 from engine.sdk.state import State
 from engine.sdk.voting import VotingStandard
@@ -55,5 +56,6 @@ __all__ = [
     "WebhookRequest",
     "WebhookResponse",
     "closing",
+    "strict_object",
     "tally",
 ]

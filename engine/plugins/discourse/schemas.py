@@ -2,21 +2,14 @@
 
 from typing import Any
 
+from engine.plugins import strict_object
+
 TEXT: dict[str, Any] = {"type": "string", "minLength": 1, "description": "Markdown."}
 POST_ID: dict[str, Any] = {"type": "integer", "description": "The post's number."}
 TOPIC_ID: dict[str, Any] = {"type": "integer", "description": "The topic's number."}
 
 
-def _object(required: list[str], **properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
-
-
-CONFIG = _object(
+CONFIG = strict_object(
     ["server_url", "api_key"],
     server_url={
         "type": "string",
@@ -48,21 +41,21 @@ CONFIG = _object(
     },
 )
 
-CREATE_TOPIC = _object(
+CREATE_TOPIC = strict_object(
     ["title", "raw"],
     title={"type": "string", "minLength": 1, "examples": ["Budget of 2027"]},
     raw=TEXT,
     category={"type": "integer", "description": "The category's number."},
 )
 
-CREATE_POST = _object(
+CREATE_POST = strict_object(
     ["topic_id", "raw"],
     topic_id=TOPIC_ID,
     raw=TEXT,
     reply_to_post_number={"type": "integer", "minimum": 1},
 )
 
-CREATE_MESSAGE = _object(
+CREATE_MESSAGE = strict_object(
     ["title", "raw", "recipients"],
     title={"type": "string", "minLength": 1, "examples": ["Your proposal"]},
     raw=TEXT,
@@ -75,12 +68,14 @@ CREATE_MESSAGE = _object(
     },
 )
 
-EDIT_POST = _object(["id", "raw"], id=POST_ID, raw=TEXT, edit_reason={"type": "string"})
-ONE_POST = _object(["id"], id=POST_ID)
-LOCK_POST = _object(["id"], id=POST_ID, locked={"type": "boolean", "default": True})
-ONE_TOPIC = _object(["id"], id=TOPIC_ID)
-ONE_USER = _object(["username"], username={"type": "string", "minLength": 1, "examples": ["ada"]})
-LIST_MEMBERS = _object(
+EDIT_POST = strict_object(["id", "raw"], id=POST_ID, raw=TEXT, edit_reason={"type": "string"})
+ONE_POST = strict_object(["id"], id=POST_ID)
+LOCK_POST = strict_object(["id"], id=POST_ID, locked={"type": "boolean", "default": True})
+ONE_TOPIC = strict_object(["id"], id=TOPIC_ID)
+ONE_USER = strict_object(
+    ["username"], username={"type": "string", "minLength": 1, "examples": ["ada"]}
+)
+LIST_MEMBERS = strict_object(
     [],
     group={
         "type": "string",

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from engine.plugins import strict_object
+
 EMOJI = ["👍️", "👎", "😀", "🎉", "😕", "❤️", "🚀", "👀"]
 EXPENSE_ACTIONS = [
     "APPROVE",
@@ -41,20 +43,11 @@ TEXT: dict[str, Any] = {
 TAGS: dict[str, Any] = {"type": "array", "items": {"type": "string", "minLength": 1}}
 
 
-def _object(required: list[str], **properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
-
-
 def _one_of(*names: str) -> list[dict[str, Any]]:
     return [{"required": [name]} for name in names]
 
 
-CONFIG = _object(
+CONFIG = strict_object(
     ["access_token", "collective_slug"],
     access_token={
         "type": "string",
@@ -99,7 +92,7 @@ CONFIG = _object(
     "then": {"required": ["webhook_slug"]},
 }
 
-LIST_MEMBERS = _object(
+LIST_MEMBERS = strict_object(
     [],
     roles={
         "type": "array",
@@ -110,7 +103,7 @@ LIST_MEMBERS = _object(
     },
 )
 
-MEMBERS = _object(
+MEMBERS = strict_object(
     ["members"],
     members={
         "type": "array",
@@ -128,31 +121,31 @@ MEMBERS = _object(
     },
 )
 
-CREATE_CONVERSATION = _object(["title", "html"], title=TITLE, html=TEXT, tags=TAGS)
-EDIT_CONVERSATION = _object(["id", "title"], id=ID, title=TITLE, tags=TAGS)
-CONVERSATION = _object(
+CREATE_CONVERSATION = strict_object(["title", "html"], title=TITLE, html=TEXT, tags=TAGS)
+EDIT_CONVERSATION = strict_object(["id", "title"], id=ID, title=TITLE, tags=TAGS)
+CONVERSATION = strict_object(
     ["id", "title", "url"], id=ID, title={"type": "string"}, url={"type": "string"}
 )
 
-CREATE_COMMENT = _object(["html"], html=TEXT, conversation_id=ID, expense_id=ID, update_id=ID) | {
-    "oneOf": _one_of("conversation_id", "expense_id", "update_id")
-}
-COMMENT = _object(["id"], id=ID, created_at={"type": ["string", "null"]})
+CREATE_COMMENT = strict_object(
+    ["html"], html=TEXT, conversation_id=ID, expense_id=ID, update_id=ID
+) | {"oneOf": _one_of("conversation_id", "expense_id", "update_id")}
+COMMENT = strict_object(["id"], id=ID, created_at={"type": ["string", "null"]})
 
-PROCESS_EXPENSE = _object(
+PROCESS_EXPENSE = strict_object(
     ["expense_id", "action"],
     expense_id=ID,
     action={"enum": EXPENSE_ACTIONS, "examples": ["APPROVE"]},
     message={"type": "string", "description": "Shown with what was done."},
 )
-EXPENSE = _object(
+EXPENSE = strict_object(
     ["id", "status"],
     id=ID,
     legacy_id={"type": ["integer", "null"]},
     status={"type": "string", "examples": ["APPROVED"]},
 )
 
-REACT = _object(
+REACT = strict_object(
     ["emoji"],
     emoji={
         "type": "string",
@@ -163,7 +156,7 @@ REACT = _object(
     update_id=ID,
     remove={"type": "boolean", "default": False, "description": "Take the reaction back."},
 ) | {"oneOf": _one_of("comment_id", "update_id")}
-REACTIONS = _object(
+REACTIONS = strict_object(
     ["reactions"],
     reactions={
         "type": "object",
@@ -174,7 +167,7 @@ REACTIONS = _object(
 
 PLACEHOLDERS = ("title", "url", "yes", "no", "voters", "winner", "closed_by")
 
-VOTE = _object(
+VOTE = strict_object(
     [],
     title=TITLE | {"examples": ["Pay for the summer camp?"]},
     html={"type": "string", "default": "", "description": "HTML above the request to vote."},

@@ -2,16 +2,9 @@
 
 from typing import Any
 
+from engine.plugins import strict_object
+
 USER_KEYS = ("consumer_key", "consumer_secret", "access_token", "access_token_secret")
-
-
-def _object(required: list[str], **properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
 
 
 def _key(description: str) -> dict[str, Any]:
@@ -37,7 +30,7 @@ TEXT: dict[str, Any] = {
     "examples": ["Vote now"],
 }
 
-CONFIG = _object(
+CONFIG = strict_object(
     [],
     consumer_key=_key("OAuth 1.0a: the app's API key."),
     consumer_secret=_key("OAuth 1.0a: the app's API key secret."),
@@ -60,19 +53,19 @@ _REPLY_SETTINGS = {
     "enum": ["following", "mentionedUsers", "subscribers", "verified"],
     "description": "Who may reply; without it everybody.",
 }
-SEND = _object(
+SEND = strict_object(
     ["text"],
     text=TEXT,
     quote_tweet_id=ID | {"description": "The post that this one quotes."},
     reply_settings=_REPLY_SETTINGS,
 )
-REPLY = _object(["tweet_id", "text"], tweet_id=ID, text=TEXT)
-SENT = _object(["id", "text", "url"], id=ID, text={"type": "string"}, url={"type": "string"})
+REPLY = strict_object(["tweet_id", "text"], tweet_id=ID, text=TEXT)
+SENT = strict_object(["id", "text", "url"], id=ID, text={"type": "string"}, url={"type": "string"})
 
-DELETE = _object(["id"], id=ID)
-DELETED = _object(["deleted"], deleted={"type": "boolean"})
+DELETE = strict_object(["id"], id=ID)
+DELETED = strict_object(["deleted"], deleted={"type": "boolean"})
 
-GET_USER = _object([], id=ID, username=USERNAME) | {
+GET_USER = strict_object([], id=ID, username=USERNAME) | {
     "oneOf": [{"required": ["id"]}, {"required": ["username"]}]
 }
 USER = {
