@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +23,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from sandbox.discourse_api import add_gate, add_members, add_polls, add_posts, add_users
-from sandbox.discourse_polls import RefusedError, TwinPoll, as_text, digest, parse, user
+from sandbox.discourse_polls import TwinPoll, as_text, digest, parse, user
+from sandbox.people import RefusedError, add_clock
 from sandbox.serving import ServedTwin, listen, url_of
 
 API_KEY = "discourse-twin-api-key"
@@ -115,7 +116,6 @@ class DiscourseTwin(ServedTwin):
         self.job_lag = job_lag
         self.reviews = reviews
         self.plain = False
-        self.skew = timedelta(0)
         self.rate_limited = 0
         self.failures: list[int] = []
         self.late_failures: list[int] = []
@@ -131,12 +131,8 @@ class DiscourseTwin(ServedTwin):
             title="Discourse twin", lifespan=self.alive, docs_url=None, redoc_url=None
         )
         self.app.state.twin = self
-        for add in (add_gate, add_posts, add_polls, add_users, add_members):
+        for add in (add_gate, add_posts, add_polls, add_users, add_members, add_clock):
             add(self.app, self)
-
-    def now(self) -> datetime:
-        """The twin's clock."""
-        return datetime.now(UTC) + self.skew
 
     def new_id(self) -> int:
         """A fresh number."""

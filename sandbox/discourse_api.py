@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from html import escape
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import parse_qs
 
 from fastapi import Body, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 
-from sandbox.discourse_polls import RefusedError, as_text, listed, show, user
+from sandbox.discourse_polls import listed, show, user
+from sandbox.people import RefusedError, act, broken, is_for_people, page, read_form
 
 if TYPE_CHECKING:
     from sandbox.discourse import DiscourseTwin, Post
@@ -37,20 +36,20 @@ def add_gate(app: FastAPI, twin: DiscourseTwin) -> None:
     async def gate(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        path = request.url.path
-        if path == "/" or path.startswith("/sandbox/"):
+        if is_for_people(request):
             return await call_next(request)
+        path = request.url.path
         twin.requests[f"{request.method} {_NUMBER.sub('/{id}', path)}"] += 1
         if twin.rate_limited > 0:
             twin.rate_limited -= 1
             return _too_many()
         if twin.failures:
-            return _failed(twin.failures.pop(0))
+            return broken(twin.failures.pop(0))
         known = request.headers.get("api-username") in [*twin.members.values(), "system"]
         if request.headers.get("api-key") != twin.api_key or not known:
             return refused(403, INVALID_KEY, "invalid_access")
         answer = await call_next(request)
-        return _failed(twin.late_failures.pop(0)) if twin.late_failures else answer
+        return broken(twin.late_failures.pop(0)) if twin.late_failures else answer
 
     @app.exception_handler(RequestValidationError)
     async def bad_parameter(request: Request, error: RequestValidationError) -> Response:
@@ -208,52 +207,29 @@ def add_members(app: FastAPI, twin: DiscourseTwin) -> None:
     """What people do in their browsers, and what tests turn."""
 
     @app.get("/")
-    async def page() -> Response:
+    async def people() -> Response:
         cards = [_card(twin, post) for post in twin.posts.values() if post.poll]
-        return HTMLResponse(
-            "<!doctype html><meta charset=utf-8><title>Discourse twin</title>"
-            "<style>body{font:1rem sans-serif;max-width:45rem;margin:2rem auto}</style>"
-            f"<h1>Discourse twin</h1><p>It is {as_text(twin.now())} here.</p>"
-            + ("".join(cards) or "<p>No polls yet.</p>")
-        )
+        return page(twin, "Discourse", *(cards or ["<p>No polls yet.</p>"]))
 
     @app.post("/sandbox/posts/{post_id}/vote")
     async def vote(post_id: int, request: Request) -> Response:
-        form = await _form(request)
-        return _act(lambda: twin.vote(post_id, form["username"][0], form.get("option", [])))
+        form = await read_form(request)
+        return act(lambda: twin.vote(post_id, form["username"], form.getlist("option")))
 
     @app.post("/sandbox/posts/{post_id}/close")
     async def close(post_id: int) -> Response:
-        return _act(lambda: twin.toggle(post_id, "poll", "closed", "system"))
+        return act(lambda: twin.toggle(post_id, "poll", "closed", "system"))
 
     @app.post("/sandbox/topics/{topic_id}/reply")
     async def reply(topic_id: int, request: Request) -> Response:
-        form = await _form(request)
-        fields = {"topic_id": topic_id, "raw": form.get("raw", [""])[0]}
-        return _act(lambda: twin.add_post(form["username"][0], fields))
-
-    @app.post("/sandbox/clock")
-    async def clock(request: Request) -> Response:
-        form = await _form(request)
-        twin.skew += timedelta(seconds=float(form["advance_seconds"][0]))
-        return _act(twin.expire)
+        form = await read_form(request)
+        fields = {"topic_id": topic_id, "raw": form.get("raw", "")}
+        return act(lambda: twin.add_post(form["username"], fields))
 
     @app.post("/sandbox/webhooks")
     async def webhook(request: Request) -> Response:
-        form = await _form(request)
-        return _act(lambda: twin.webhooks.append(form["url"][0]))
-
-
-async def _form(request: Request) -> dict[str, list[str]]:
-    return parse_qs((await request.body()).decode())
-
-
-def _act(act: Callable[[], object]) -> Response:
-    try:
-        act()
-    except RefusedError as error:
-        return refused(422, str(error))
-    return RedirectResponse("/", 303)
+        form = await read_form(request)
+        return act(lambda: twin.webhooks.append(form["url"]))
 
 
 def caller(request: Request) -> str:
@@ -270,10 +246,6 @@ def refused(status: int, reason: str, kind: str | None = None) -> Response:
 def not_found() -> Response:
     """The platform's answer for what is not there, or hidden."""
     return refused(404, "The requested URL or resource could not be found.", "not_found")
-
-
-def _failed(status: int) -> Response:
-    return HTMLResponse("<!doctype html><title>Oops</title><p>It has failed.", status)
 
 
 def _too_many() -> Response:

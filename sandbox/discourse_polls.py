@@ -17,10 +17,6 @@ _BLOCK = re.compile(r"^\[poll([^\]]*)\]$(.*?)^\[/poll\]$", re.MULTILINE | re.DOT
 _ATTRIBUTE = re.compile(r"(\w+)=(\S+)")
 
 
-class RefusedError(Exception):
-    """What a request asks for cannot be had; the sentence says why."""
-
-
 @dataclass
 class TwinPoll:
     """A poll.

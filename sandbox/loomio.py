@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -108,7 +108,6 @@ class LoomioTwin(ServedTwin):
         self.job_lag = job_lag
         self.rate_limit = rate_limit
         self.discarded_are_gone = discarded_are_gone
-        self.skew = timedelta(0)
         self.makes_orphans = False
         self.rate_limited = 0
         self.failures: list[int | Fault] = []
@@ -146,10 +145,6 @@ class LoomioTwin(ServedTwin):
     def bot(self) -> Member:
         """The user whose key this is."""
         return next(Member(*member) for member in self.members if member[0] == BOT_USER)
-
-    def now(self) -> datetime:
-        """The twin's clock."""
-        return datetime.now(UTC) + self.skew
 
     def new_id(self) -> int:
         """A fresh id."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -24,17 +23,18 @@ from sandbox.opencollective_things import (
     EXPENSE_STEPS,
     SLUG,
     Activity,
+    CodedError,
     Comment,
     Conversation,
     Expense,
     Membership,
-    RefusedError,
     Thing,
     Update,
     Webhook,
     counts,
     webhook_body,
 )
+from sandbox.people import add_clock
 from sandbox.serving import ServedTwin, listen, url_of
 
 API_KEY = "opencollective-twin-token"
@@ -71,7 +71,6 @@ class OpenCollectiveTwin(ServedTwin):
         self.scopes = set(SCOPES)
         self.is_admin = True
         self.wants_second_factor = False
-        self.skew = timedelta(0)
         self.rate_limited = 0
         self.failures: list[int] = []
         self.late_failures: list[int] = []
@@ -89,12 +88,8 @@ class OpenCollectiveTwin(ServedTwin):
             title="Open Collective twin", lifespan=self.alive, docs_url=None, redoc_url=None
         )
         self.app.state.twin = self
-        for add in (add_gate, add_graphql, add_members):
+        for add in (add_gate, add_graphql, add_members, add_clock):
             add(self.app, self)
-
-    def now(self) -> datetime:
-        """The twin's clock."""
-        return datetime.now(UTC) + self.skew
 
     def expire(self) -> None:
         """Nothing here ends by itself."""
@@ -112,12 +107,12 @@ class OpenCollectiveTwin(ServedTwin):
             The conversation.
 
         Raises:
-            RefusedError: It has no fitting title, or no text.
+            CodedError: It has no fitting title, or no text.
         """
         if not 3 <= len(title) <= 255:
-            raise RefusedError("Validation error: Validation len on title failed")
+            raise CodedError("Validation error: Validation len on title failed")
         if not html.strip():
-            raise RefusedError("Comment is empty")
+            raise CodedError("Comment is empty")
         now = self.now()
         body = Comment(self._new(), "m", now, author, html)
         made = Conversation(self._new(), "c", now, title, tags, body)
@@ -137,10 +132,10 @@ class OpenCollectiveTwin(ServedTwin):
             The comment.
 
         Raises:
-            RefusedError: It has no text.
+            CodedError: It has no text.
         """
         if not html.strip():
-            raise RefusedError("Comment is empty")
+            raise CodedError("Comment is empty")
         made = Comment(self._new(), "m", self.now(), author, html)
         about.comments.append(made)
         kind = type(about).__name__.upper()
@@ -162,10 +157,10 @@ class OpenCollectiveTwin(ServedTwin):
             How many gave each.
 
         Raises:
-            RefusedError: It is none of the eight.
+            CodedError: It is none of the eight.
         """
         if emoji not in EMOJI:
-            raise RefusedError("Validation error: Must be in []")
+            raise CodedError("Validation error: Must be in []")
         who = to.reactions.setdefault(emoji, set())
         (who.discard if remove else who.add)(author)
         return counts(to)
@@ -195,14 +190,14 @@ class OpenCollectiveTwin(ServedTwin):
             action: How.
 
         Raises:
-            RefusedError: It cannot be done, or not now.
+            CodedError: It cannot be done, or not now.
         """
         if action == "PAY" and self.wants_second_factor:
-            raise RefusedError("This personal token is not pre-authorized for 2FA", "")
+            raise CodedError("This personal token is not pre-authorized for 2FA", "")
         if action not in EXPENSE_STEPS:
-            raise RefusedError(f"The action {action} is not known here.", "BadRequest")
+            raise CodedError(f"The action {action} is not known here.", "BadRequest")
         if action in ("PAY", "SCHEDULE_FOR_PAYMENT") and expense.status != "APPROVED":
-            raise RefusedError(
+            raise CodedError(
                 f"Expense status is {expense.status}, it must be APPROVED", "Forbidden"
             )
         expense.status, told = EXPENSE_STEPS[action]
@@ -250,13 +245,13 @@ class OpenCollectiveTwin(ServedTwin):
             The webhook.
 
         Raises:
-            RefusedError: The address is not public.
+            CodedError: The address is not public.
         """
         private = re.match(
             r"https?://(localhost|[\d.]+|\[[^]]*\]|[^/]*\.(local|internal))[:/]", url
         )
         if self.public_webhooks_only and private:
-            raise RefusedError("Not a valid URL")
+            raise CodedError("Not a valid URL")
         made = Webhook(self._new(), "w", self.now(), activity_type, url)
         self.webhooks.append(made)
         return made

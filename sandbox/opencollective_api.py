@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from html import escape
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import parse_qs
 
 from fastapi import Body, FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import JSONResponse, Response
 from graphql import (
     GraphQLError,
     GraphQLSyntaxError,
@@ -21,7 +19,8 @@ from graphql import (
 
 from sandbox.opencollective_resolvers import Resolvers
 from sandbox.opencollective_schema import EMOJI, SCHEMA
-from sandbox.opencollective_things import Conversation, RefusedError
+from sandbox.opencollective_things import Conversation
+from sandbox.people import act, broken, is_for_people, page, read_form
 
 if TYPE_CHECKING:
     from sandbox.opencollective import OpenCollectiveTwin
@@ -37,20 +36,19 @@ def add_gate(app: FastAPI, twin: OpenCollectiveTwin) -> None:
     async def gate(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        path = request.url.path
-        if path == "/" or path.startswith("/sandbox/"):
+        if is_for_people(request):
             return await call_next(request)
         if twin.rate_limited > 0:
             twin.rate_limited -= 1
             body = {"error": {"message": TOO_MANY}}
             return JSONResponse(body, 429, {"Retry-After": str(WAIT_SECONDS)})
         if twin.failures:
-            return _failed(twin.failures.pop(0))
+            return broken(twin.failures.pop(0))
         if request.headers.get("personal-token", twin.token) != twin.token:
             reason = "Invalid personal token"
             return JSONResponse({"error": {"message": reason, "code": "InvalidToken"}}, 401)
         answer = await call_next(request)
-        return _failed(twin.late_failures.pop(0)) if twin.late_failures else answer
+        return broken(twin.late_failures.pop(0)) if twin.late_failures else answer
 
 
 def add_graphql(app: FastAPI, twin: OpenCollectiveTwin) -> None:
@@ -85,36 +83,27 @@ def add_graphql(app: FastAPI, twin: OpenCollectiveTwin) -> None:
 def add_members(app: FastAPI, twin: OpenCollectiveTwin) -> None:
     """What people do in their browsers, and what tests turn."""
 
-    def act(does: Callable[[], object]) -> Response:
-        try:
-            does()
-        except RefusedError as error:
-            return JSONResponse({"errors": [str(error)]}, 422)
-        except KeyError:
-            return JSONResponse({"errors": ["There is none, or a field is missing."]}, 404)
-        return RedirectResponse("/", 303)
-
     @app.get("/")
-    async def page() -> Response:
+    async def people() -> Response:
         cards = [_card(twin, conversation) for conversation in twin.conversations.values()]
-        return HTMLResponse(
-            "<!doctype html><meta charset=utf-8><title>Open Collective twin</title>"
-            "<style>body{font:1rem sans-serif;max-width:45rem;margin:2rem auto}</style>"
-            f"<h1>Open Collective twin</h1><p>It is {twin.now():%F %T} UTC here.</p>"
-            + ("".join(cards) or "<p>No conversations yet.</p>")
-            + "<h2>Expenses</h2>"
-            + "".join(
-                f"<p>{escape(e.description)}: ${e.amount / 100:.2f}, {e.status.lower()}</p>"
-                for e in twin.expenses.values()
-            )
-            + f"<form method=post action=/sandbox/expenses>{_who(twin)} "
+        expenses = [
+            f"<p>{escape(e.description)}: ${e.amount / 100:.2f}, {e.status.lower()}</p>"
+            for e in twin.expenses.values()
+        ]
+        return page(
+            twin,
+            "Open Collective",
+            *(cards or ["<p>No conversations yet.</p>"]),
+            "<h2>Expenses</h2>",
+            *expenses,
+            f"<form method=post action=/sandbox/expenses>{_who(twin)} "
             "<input name=description placeholder='What for'> "
-            "<input name=amount type=number min=1 placeholder=Cents> <button>File</button></form>"
+            "<input name=amount type=number min=1 placeholder=Cents> <button>File</button></form>",
         )
 
     @app.post("/sandbox/conversations/{conversation_id}/react")
     async def react(conversation_id: str, request: Request) -> Response:
-        form = await _form(request)
+        form = await read_form(request)
         return act(
             lambda: twin.react(
                 form["username"],
@@ -126,7 +115,7 @@ def add_members(app: FastAPI, twin: OpenCollectiveTwin) -> None:
 
     @app.post("/sandbox/conversations/{conversation_id}/comment")
     async def comment(conversation_id: str, request: Request) -> Response:
-        form = await _form(request)
+        form = await read_form(request)
         return act(
             lambda: twin.comment(
                 form["username"], twin.conversations[conversation_id], form["html"]
@@ -139,39 +128,25 @@ def add_members(app: FastAPI, twin: OpenCollectiveTwin) -> None:
 
     @app.post("/sandbox/expenses")
     async def expense(request: Request) -> Response:
-        form = await _form(request)
+        form = await read_form(request)
         return act(
             lambda: twin.file_expense(form["username"], form["description"], int(form["amount"]))
         )
 
     @app.post("/sandbox/updates")
     async def update(request: Request) -> Response:
-        form = await _form(request)
+        form = await read_form(request)
         return act(lambda: twin.publish(form["username"], form["title"], form["html"]))
 
     @app.post("/sandbox/members")
     async def member(request: Request) -> Response:
-        form = await _form(request)
+        form = await read_form(request)
         return act(lambda: twin.join(form["slug"]))
-
-    @app.post("/sandbox/clock")
-    async def clock(request: Request) -> Response:
-        form = await _form(request)
-        twin.skew += timedelta(seconds=float(form["advance_seconds"]))
-        return act(twin.expire)
-
-
-async def _form(request: Request) -> dict[str, str]:
-    return {name: values[-1] for name, values in parse_qs((await request.body()).decode()).items()}
 
 
 def _invalid(errors: list[GraphQLError] | list[GraphQLSyntaxError], code: str) -> Response:
     told = [error.formatted | {"extensions": {"code": code}} for error in errors]
     return JSONResponse({"errors": told}, 400)
-
-
-def _failed(status: int) -> Response:
-    return HTMLResponse("<!doctype html><title>Oops</title><p>It has failed.", status)
 
 
 def _who(twin: OpenCollectiveTwin) -> str:

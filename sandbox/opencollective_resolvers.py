@@ -72,7 +72,7 @@ class Resolvers:
                 )
             try:
                 return act(info, **arguments)
-            except state.RefusedError as error:
+            except state.CodedError as error:
                 raise failure(str(error), error.code) from None
 
         return resolve

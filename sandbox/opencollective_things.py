@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from sandbox.opencollective_schema import WEBHOOK_TYPES
+from sandbox.people import RefusedError
 
 SLUG = "example-collective"
 LEGACY_ID = 7
@@ -37,7 +38,7 @@ TELLING = re.compile(
 _ABBREVIATIONS = {"c": "conv", "m": "cmt", "e": "ex", "u": "upd", "w": "not", "a": "act"}
 
 
-class RefusedError(Exception):
+class CodedError(RefusedError):
     """What a request asks for is not done.
 
     Attributes:

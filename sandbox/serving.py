@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +28,7 @@ class ServedTwin(ABC):
         base_url: Under which its links lead to it; set anew where it is run.
         sender: Sends its webhooks while it is served.
         port: Where it is served; 0: on a free port.
+        skew: How far its clock is ahead.
     """
 
     app: FastAPI
@@ -38,6 +40,11 @@ class ServedTwin(ABC):
 
     def __init__(self) -> None:
         self.sender = Sender()
+        self.skew = timedelta(0)
+
+    def now(self) -> datetime:
+        """The twin's clock."""
+        return datetime.now(UTC) + self.skew
 
     @abstractmethod
     def expire(self) -> None:

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 import uvicorn
 from fastapi import FastAPI
 
+from sandbox.people import add_clock
 from sandbox.serving import ServedTwin, listen, url_of
 from sandbox.twitter_api import add_gate, add_people, add_tweets, add_users
 from sandbox.twitter_signatures import Verifier
-from sandbox.twitter_tweets import ACCOUNT, RefusedError, Tweet
+from sandbox.twitter_tweets import ACCOUNT, PostRefusedError, Tweet
 
 KEYS = {
     "consumer_key": "twitter-twin-consumer-key",
@@ -60,7 +60,6 @@ class TwitterTwin(ServedTwin):
         self.bearers = {USER_BEARER: True, APP_BEARER: False}
         self.verifier = Verifier(self.keys)
         self.limits = dict(LIMITS)
-        self.skew = timedelta(0)
         self.rate_limited = 0
         self.failures: list[int] = []
         self.requests: Counter[str] = Counter()
@@ -70,12 +69,8 @@ class TwitterTwin(ServedTwin):
         self._next = FIRST_ID
         self.app = FastAPI(title="X twin", lifespan=self.alive, docs_url=None, redoc_url=None)
         self.app.state.twin = self
-        for add in (add_gate, add_tweets, add_users, add_people):
+        for add in (add_gate, add_tweets, add_users, add_people, add_clock):
             add(self.app, self)
-
-    def now(self) -> datetime:
-        """The twin's clock."""
-        return datetime.now(UTC) + self.skew
 
     def expire(self) -> None:
         """Nothing here ends by itself."""
@@ -114,16 +109,20 @@ class TwitterTwin(ServedTwin):
             The post.
 
         Raises:
-            RefusedError: It is not taken.
+            PostRefusedError: It is not taken.
         """
+        if author not in self.users.values():
+            raise PostRefusedError(f"There is no user {author!r}.")
         if not text or len(text) > LONGEST_TEXT:
-            raise RefusedError("One or more parameters to your request was invalid.")
+            raise PostRefusedError("One or more parameters to your request was invalid.")
         for other in (replies_to, quotes):
             if other is not None and other not in self.tweets:
-                raise RefusedError("You attempted to reply to a Tweet that is deleted.")
+                raise PostRefusedError("You attempted to reply to a Tweet that is deleted.")
         own = [tweet for tweet in self.tweets.values() if tweet.author == author]
         if own and own[-1].text == text:
-            raise RefusedError("You are not allowed to create a Tweet with duplicate content.", 403)
+            raise PostRefusedError(
+                "You are not allowed to create a Tweet with duplicate content.", 403
+            )
         made = Tweet(self._next, author, text, self.now(), replies_to, quotes)
         self.tweets[made.id] = made
         self._next += 1
@@ -137,11 +136,11 @@ class TwitterTwin(ServedTwin):
             tweet_id: Which one.
 
         Raises:
-            RefusedError: It is somebody else's.
+            PostRefusedError: It is somebody else's.
         """
         found = self.tweets.get(tweet_id)
         if found is not None and found.author != author:
-            raise RefusedError("You are not authorized to delete this Tweet.", 403)
+            raise PostRefusedError("You are not authorized to delete this Tweet.", 403)
         self.tweets.pop(tweet_id, None)
 
     def timeline(self, user: str) -> list[Tweet]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from html import escape
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import parse_qs
 
 from fastapi import Body, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import JSONResponse, Response
 
-from sandbox.twitter_tweets import ACCOUNT, RefusedError, Tweet
+from sandbox.people import act, broken, is_for_people, page, read_form
+from sandbox.twitter_tweets import ACCOUNT, PostRefusedError, Tweet
 
 if TYPE_CHECKING:
     from sandbox.twitter import TwitterTwin
@@ -39,15 +38,14 @@ def add_gate(app: FastAPI, twin: TwitterTwin) -> None:
     async def gate(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        path = request.url.path
-        if path == "/" or path.startswith("/sandbox/"):
+        if is_for_people(request):
             return await call_next(request)
+        path = request.url.path
         pattern = _NAME.sub("/username/{username}", _NUMBER.sub("/{id}", path))
         route = f"{request.method} {pattern}"
         twin.requests[route] += 1
         if twin.failures:
-            page = "<!doctype html><title>Oops</title><p>It has failed."
-            return HTMLResponse(page, twin.failures.pop(0))
+            return broken(twin.failures.pop(0))
         is_user = _who(request, twin)
         if is_user is None:
             return problem(401, "Unauthorized", "Unauthorized")
@@ -110,7 +108,7 @@ def add_tweets(app: FastAPI, twin: TwitterTwin) -> None:
                 int(answered) if answered else None,
                 int(quoted) if quoted else None,
             )
-        except RefusedError as error:
+        except PostRefusedError as error:
             if error.status == 403:
                 return problem(403, "Forbidden", str(error))
             return invalid(str(error))
@@ -121,7 +119,7 @@ def add_tweets(app: FastAPI, twin: TwitterTwin) -> None:
     async def delete(tweet_id: int) -> Response:
         try:
             twin.delete(ACCOUNT, tweet_id)
-        except RefusedError as error:
+        except PostRefusedError as error:
             return problem(error.status, "Forbidden", str(error))
         return JSONResponse({"data": {"deleted": True}})
 
@@ -179,35 +177,22 @@ def add_people(app: FastAPI, twin: TwitterTwin) -> None:
     """What people do in their browsers, and what tests turn."""
 
     @app.get("/")
-    async def page() -> Response:
-        people = "".join(f"<option>{escape(name)}</option>" for name in twin.users.values())
-        posts = "".join(_card(tweet) for tweet in reversed(twin.tweets.values()))
-        return HTMLResponse(
-            "<!doctype html><meta charset=utf-8><title>X twin</title>"
-            "<style>body{font:1rem sans-serif;max-width:45rem;margin:2rem auto}</style>"
-            f"<h1>X twin</h1><p>It is {twin.now():%F %T} UTC here.</p>"
-            f"<form method=post action=/sandbox/tweets><select name=username>{people}</select> "
-            "<input name=text size=40 placeholder='@governance_bot ...'> <button>Post</button>"
-            f"</form>{posts or '<p>No posts yet.</p>'}"
+    async def people() -> Response:
+        names = "".join(f"<option>{escape(name)}</option>" for name in twin.users.values())
+        posts = [_card(tweet) for tweet in reversed(twin.tweets.values())]
+        return page(
+            twin,
+            "X",
+            f"<form method=post action=/sandbox/tweets><select name=username>{names}</select> ",
+            "<input name=text size=40 placeholder='@governance_bot ...'> <button>Post</button>",
+            "</form>",
+            *(posts or ["<p>No posts yet.</p>"]),
         )
 
     @app.post("/sandbox/tweets")
     async def post(request: Request) -> Response:
-        form = parse_qs((await request.body()).decode())
-        name, text = form.get("username", [""])[0], form.get("text", [""])[0]
-        if name not in twin.users.values():
-            return invalid(f"There is no user {name!r}.")
-        try:
-            twin.post(name, text)
-        except RefusedError as error:
-            return problem(error.status, "Forbidden", str(error))
-        return RedirectResponse("/", 303)
-
-    @app.post("/sandbox/clock")
-    async def clock(request: Request) -> Response:
-        form = parse_qs((await request.body()).decode())
-        twin.skew += timedelta(seconds=float(form["advance_seconds"][0]))
-        return RedirectResponse("/", 303)
+        form = await read_form(request)
+        return act(lambda: twin.post(form["username"], form["text"]))
 
 
 def problem(status: int, title: str, detail: str, kind: str = "about:blank") -> JSONResponse:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from sandbox.people import RefusedError
+
 ACCOUNT = "governance_bot"
 
 
-class RefusedError(Exception):
-    """What a request asks for is not done.
+class PostRefusedError(RefusedError):
+    """A post is not made, or not deleted.
 
     Attributes:
         status: The status of the answer.

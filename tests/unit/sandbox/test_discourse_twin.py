@@ -17,7 +17,8 @@ import pytest
 
 from sandbox.discourse import API_KEY, BOT, WEBHOOK_KEY, DiscourseTwin
 from sandbox.discourse_api import POST_FIELDS
-from sandbox.discourse_polls import RefusedError, as_text, digest
+from sandbox.discourse_polls import as_text, digest
+from sandbox.people import RefusedError
 from tests.conftest import REPOSITORY
 from tests.servers import serve
 
@@ -187,6 +188,8 @@ async def test_a_person_can_play_a_vote_by_hand(twin: Twin) -> None:
     assert voted.status_code == 303
     refused = await client.post(url, data={"username": "ada", "option": ["pizza"]})
     assert refused.status_code == 422
+    nobody = await client.post(url, data={"option": ["soup"]})
+    assert (nobody.status_code, "username" in nobody.text) == (404, True)
     reply = await client.post(
         f"/sandbox/topics/{made['topic_id']}/reply", data={"username": "ada", "raw": "I am hungry"}
     )

@@ -13,7 +13,7 @@ from graphql import build_schema, find_breaking_changes
 
 from sandbox.opencollective import API_KEY, OpenCollectiveTwin
 from sandbox.opencollective_schema import EMOJI, SCHEMA, WEBHOOK_TYPES
-from sandbox.opencollective_things import LEGACY_ID, SLUG, RefusedError, webhook_body
+from sandbox.opencollective_things import LEGACY_ID, SLUG, CodedError, webhook_body
 from tests.servers import serve
 from tests.unit.sandbox.test_discourse_twin import keys_of
 
@@ -158,11 +158,11 @@ async def test_only_eight_emoji_and_only_public_webhooks(twin: Twin) -> None:
     state, _ = twin
     conversation = state.converse("ada", "Camp?", "<p>Camp</p>", [])
     for emoji in ("👍", "👍🏽", "🍕"):
-        with pytest.raises(RefusedError):
+        with pytest.raises(CodedError):
             state.react("ada", conversation.body, emoji)
     state.public_webhooks_only = True
     for url in ("http://127.0.0.1:8080/hook", "https://engine.internal/hook", "http://localhost/"):
-        with pytest.raises(RefusedError):
+        with pytest.raises(CodedError):
             state.add_webhook("ACTIVITY_ALL", url)
     state.add_webhook("ACTIVITY_ALL", "https://example.org/hook")
 

@@ -128,6 +128,12 @@ async def test_a_person_can_post_by_hand(twin: Twin) -> None:
     assert (await client.post("/sandbox/tweets", data=form)).status_code == 303
     assert "Hello @governance_bot" in (await client.get("/")).text
     assert len(state.mentions(ACCOUNT)) == 1
-    assert (await client.post("/sandbox/tweets", data=form)).status_code == 403
+    assert (await client.post("/sandbox/tweets", data=form)).status_code == 422
     nobody = await client.post("/sandbox/tweets", data=form | {"username": "nobody"})
-    assert nobody.status_code == 400
+    assert nobody.status_code == 422
+    assert "nobody" in nobody.text
+    unsaid = await client.post("/sandbox/tweets", data={"username": "grace"})
+    assert (unsaid.status_code, "text" in unsaid.text) == (404, True)
+    soon = await client.post("/sandbox/clock", data={"advance_seconds": "soon"})
+    assert (soon.status_code, "'soon'" in soon.text) == (422, True)
+    assert (await client.post("/sandbox/clock")).status_code == 404
