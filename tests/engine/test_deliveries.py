@@ -43,12 +43,14 @@ class Receiver:
 
     async def take(self, request: Request) -> Response:
         body = await request.body()
+        # Decided now: a test may turn to the next answer as soon as it sees the request.
+        answer = Response(status_code=self.status, headers=self.headers)
         self.requests.append((time.monotonic(), dict(request.headers), body))
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         await asyncio.sleep(self.seconds)
         self.under_way -= 1
-        return Response(status_code=self.status, headers=self.headers)
+        return answer
 
 
 @asynccontextmanager
