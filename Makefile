@@ -7,7 +7,7 @@ ARGS ?=
 ROW ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check format bench faults lock clean sandbox
+.PHONY: help install run demo test check format bench faults soak lock clean sandbox
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -30,8 +30,8 @@ run: $(VENV)/.installed ## Run the whole engine; Ctrl-C stops it
 demo: $(VENV)/.installed ## Tell the engine's story in under a minute
 	@exec $(BIN)/python -m examples.demo $(ARGS)
 
-test: $(VENV)/.installed ## Run every test (ARGS="tests/unit -k name" for some)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.installed ## Run every test, two files at a time (ARGS="tests/unit -k name" for some)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.installed ## Format, lint, types and import directions
 	@$(BIN)/ruff format --check .
@@ -51,6 +51,9 @@ bench: $(VENV)/.installed ## Measure beside bare Temporal (ROW=2 for one row)
 
 faults: $(VENV)/.installed ## Kill, cut and fill what can be; nothing may be lost (ARGS=--help)
 	@$(BIN)/python -m faults $(ARGS)
+
+soak: $(VENV)/.installed ## Kill at random under load for half an hour (ARGS=--help)
+	@$(BIN)/python -m faults soak $(ARGS)
 
 lock: ## Write requirements.lock anew from pyproject.toml (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv; set UV to its path." >&2; exit 1; }

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import compileall
+import gc
+import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -21,13 +25,15 @@ from engine.activities.polls import PollActivities
 from engine.activities.processes import ProcessActivities
 from engine.activities.producers import ProducerActivities
 from engine.activities.reconciliation import ReconciliationActivities
+from engine.activities.restored import notice_restored
 from engine.activities.webhooks import WebhookActivities
 from engine.discovery import load_plugins
 from engine.logs import configure_logs
 from engine.messages import SEARCH_ATTRIBUTES
 from engine.resources import Engine, check_settings, open_engine
-from engine.settings import Settings, load_settings
+from engine.settings import Settings, load_settings, unknown_settings
 from engine.temporal import ensure_search_attributes
+from engine.watchdog import watched_loop
 from engine.workflows.community import CommunityChanges
 from engine.workflows.event_producer import EventProducer
 from engine.workflows.governance_process import GovernanceProcess
@@ -36,8 +42,9 @@ from engine.workflows.reconciliation import Reconciliation
 log = structlog.get_logger()
 
 WORKFLOWS = [GovernanceProcess, CommunityChanges, EventProducer, Reconciliation]
+# Workflow modules are loaded inside of it, so that a clock or dice in them is refused.
 SANDBOX = SandboxRestrictions.default.with_passthrough_modules(
-    "engine.messages", "engine.workflows", "pydantic", "pydantic_core"
+    "engine.messages", "pydantic", "pydantic_core"
 )
 
 
@@ -66,12 +73,15 @@ def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]
             PollActivities(engine).poll_process,
             BatchedPollActivities(engine).poll_processes,
             processes.read_process,
+            processes.route_webhooks,
+            processes.end_process,
             # Those that were accepted before webhooks had a task queue of their own.
             webhooks.receive_webhook,
             ProducerActivities(engine).run_task,
             CommunityActivities(engine).apply_change,
             reconciliation.reconcile,
             reconciliation.hand_out_pending,
+            reconciliation.watch_workflows,
         ],
         workflow_runner=SandboxedWorkflowRunner(restrictions=SANDBOX),
         workflow_task_executor=ThreadPoolExecutor(4, thread_name_prefix="workflow"),
@@ -99,19 +109,23 @@ def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]
     return [invocations, receivers, senders]
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, beats: int | None = None) -> None:
     """Run the workers until the process is told to stop.
 
     Args:
         settings: The settings.
+        beats: A file descriptor that shows whoever started the process that it lives.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(watched_loop(settings.stall_seconds, beats))
         engine = await stack.enter_async_context(open_engine(settings, lazy=False))
         await ensure_search_attributes(engine.temporal.client, SEARCH_ATTRIBUTES)
+        # Before anything is told by this process.
+        await notice_restored(engine, at_once=True)
         deliveries = DeliveryActivities(engine)
         stack.push_async_callback(deliveries.close)
         for worker in make_workers(engine, deliveries):
@@ -122,13 +136,42 @@ async def run(settings: Settings) -> None:
         log.info("worker stopping", grace_seconds=settings.worker_grace_seconds)
 
 
-def main() -> None:
-    """Run a worker with the settings of the environment."""
+def compile_workflows() -> None:
+    """Keep the workflows' bytecode: the sandbox loads their modules anew for each that starts.
+
+    Python itself may be told to write none (``PYTHONDONTWRITEBYTECODE``), and each start of a
+    process would then compile them. Where the folder may not be written it stays so.
+    """
+    compileall.compile_dir(Path(__file__).parent / "engine" / "workflows", quiet=2)
+
+
+def collect_rarely() -> None:
+    """Have the garbage collector leave alone what is loaded, and look at the rest less often.
+
+    Each workflow that is kept in memory holds a module of the sandbox, and with Python's own
+    thresholds the collector looks through all of them at every few starts.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+
+
+def main(beats: int | None = None) -> None:
+    """Run a worker with the settings of the environment.
+
+    Args:
+        beats: A file descriptor that shows whoever started the process that it lives.
+    """
     settings = load_settings()
     configure_logs(settings)
     check_settings(settings)
-    load_plugins(settings.plugin_path)
-    uvloop.run(run(settings))
+    for warning in unknown_settings(os.environ):
+        log.warning("settings", warning=warning)
+    for warning in load_plugins(settings.plugin_path, settings.disabled_plugins):
+        log.warning("plugins", warning=warning)
+    compile_workflows()
+    collect_rarely()
+    uvloop.run(run(settings, beats))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from fastapi import APIRouter, Response
-from sqlmodel.ext.asyncio.session import AsyncSession
 
+from api.accepted import answer_of
 from api.dependencies import (
     CommunityHeader,
     EngineDependency,
@@ -19,7 +19,6 @@ from api.dependencies import (
 )
 from api.plugins import enabled_instance, find_action
 from engine.errors import (
-    EngineError,
     OutcomeUnknownError,
     PluginTimeoutError,
     RecordedError,
@@ -30,7 +29,7 @@ from engine.errors import (
 from engine.resources import Engine
 from engine.sdk.parameters import fill_defaults
 from engine.store import invocations
-from engine.store.database import is_outage, new_id
+from engine.store.database import new_id
 from engine.store.invocations import DONE, Invocation
 
 router = APIRouter(include_in_schema=False)
@@ -101,17 +100,24 @@ async def _perform(
         await engine.instances.read(instance.community, plugin)
         return await _perform(engine, name, body, community, idempotency_key, public=public)
     if invocation_id != row.id:
-        return await _repeat(engine, instance.community, name, invocation_id)
-    return await _run(engine, instance.community, name, invocation_id)
+        answer = _repeat(engine, instance.community, name, invocation_id)
+    else:
+        answer = _run(engine, instance.community, name, invocation_id)
+    return await answer_of(answer, "action")
 
 
 async def _run(engine: Engine, community: str, name: str, invocation_id: str) -> Response:
     try:
         await engine.temporal.actions.perform(community, name, invocation_id)
     except UnavailableError as error:
-        await _withdraw(engine, invocation_id, error)
+        recorded = describe(error)
+        await engine.database.persist(
+            lambda session: invocations.withdraw(engine.database, session, invocation_id, recorded)
+        )
     except PluginTimeoutError as error:
-        await _give_up(engine, invocation_id, error)
+        # It may still end: then the same request with the same key gets its result.
+        if not await _is_done(engine, invocation_id):
+            raise error from None
     return await _answer(engine, invocation_id)
 
 
@@ -124,40 +130,21 @@ async def _repeat(engine: Engine, community: str, name: str, invocation_id: str)
     return await _run(engine, community, name, invocation_id)
 
 
-async def _withdraw(engine: Engine, invocation_id: str, error: EngineError) -> None:
-    """See to it that the action is never performed, and that its key can be used again."""
-
-    async def withdraw(session: AsyncSession) -> None:
-        if await invocations.mark_done(session, invocation_id, error=describe(error)):
-            await invocations.withdraw(session, invocation_id)
-
-    await engine.database.persist(withdraw)
-
-
-async def _give_up(engine: Engine, invocation_id: str, error: EngineError) -> None:
-    """Record why there is no result, unless one came after all."""
-
-    async def give_up(session: AsyncSession) -> None:
-        await invocations.mark_done(session, invocation_id, error=describe(error))
-
-    await engine.database.persist(give_up)
+async def _is_done(engine: Engine, invocation_id: str) -> bool:
+    row = await engine.database.recall(
+        lambda session: invocations.get_invocation(session, invocation_id)
+    )
+    return row is not None and row.status == DONE
 
 
 async def _answer(engine: Engine, invocation_id: str) -> Response:
-    try:
-        done = await engine.database.recall(
-            lambda session: invocations.get_invocation(session, invocation_id)
-        )
-    except Exception as error:
-        if not is_outage(error):
-            raise
-        raise OutcomeUnknownError(
-            "The action ended, but the database does not answer, so its result cannot be read; "
-            "the same request with the same Idempotency-Key will give it"
-        ) from None
+    done = await engine.database.recall(
+        lambda session: invocations.get_invocation(session, invocation_id)
+    )
     if done is None or done.status != DONE:
         raise OutcomeUnknownError(
-            "The action ended without a result; whether it had an effect is not known"
+            "The action has no result yet; whether it had an effect is not known. "
+            "The same request with the same Idempotency-Key tells if it ends"
         )
     if done.error is not None:
         raise RecordedError(done.error)

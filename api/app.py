@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 from asgi_correlation_id import CorrelationIdMiddleware, correlation_id
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from temporalio.client import Client
@@ -26,10 +26,14 @@ from api import (
     processes,
     webhooks,
 )
+from api.bodies import Bodies
 from api.capacity import Capacity
+from api.dependencies import refuse_nul
 from api.feed import Feed
+from api.hand_over import HandOver
 from api.openapi import install_openapi
 from api.problems import install_problem_handlers
+from engine.activities.restored import notice_restored
 from engine.discovery import load_plugins
 from engine.logs import configure_logs
 from engine.resources import check_settings, open_engine
@@ -72,28 +76,37 @@ def create_app(settings: Settings | None = None, client: Client | None = None) -
     chosen = settings or load_settings()
     configure_logs(chosen)
     check_settings(chosen)
-    load_plugins(chosen.plugin_path)
+    load_plugins(chosen.plugin_path, chosen.disabled_plugins)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         async with open_engine(chosen, lazy=True, client=client) as engine:
-            app.state.feed = feed = Feed(engine.database)
+            # Before anything is told by this process.
+            await notice_restored(engine, at_once=True)
+            app.state.feed = feed = Feed(engine.database, chosen.data_dir)
+            hand_over = HandOver(
+                engine.temporal.background, engine.schedules, chosen.max_concurrent_webhooks
+            )
             engine.schedules.reconcile_when_reachable()
             log.info("api ready", url=chosen.api_url)
-            yield {"engine": engine, "feed": feed}
+            yield {"engine": engine, "feed": feed, "hand_over": hand_over}
             await feed.close()
+            await hand_over.close()
 
     app = FastAPIOffline(
         title="Metagov Engine",
         version="0.1.0",
         description=DESCRIPTION,
         lifespan=lifespan,
+        dependencies=[Depends(refuse_nul)],
     )
+    app.state.settings = chosen
     for router in ROUTERS:
         app.include_router(router)
     install_problem_handlers(app)
     install_openapi(app)
     app.add_middleware(Capacity, settings=chosen)
+    app.add_middleware(Bodies, settings=chosen)
     app.add_middleware(_RequestLog)
     app.add_middleware(
         CorrelationIdMiddleware, header_name="X-Request-ID", validator=_is_request_id

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.bodies import discard
 from api.problems import problem
 from engine.errors import UnavailableError, describe
 from engine.settings import Settings
@@ -16,7 +16,6 @@ from engine.settings import Settings
 log = structlog.get_logger()
 
 MOST_WAITING = 200
-LONGEST_DISCARD_SECONDS = 5.0
 UNLIMITED = ("/healthz", "/readyz")
 
 
@@ -37,10 +36,27 @@ class _Lane:
     waiting: int = 0
 
 
+class Turn:
+    """A request's turn, as ``request.state.turn``.
+
+    Args:
+        turns: Where it was taken from.
+    """
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self._turns: asyncio.Semaphore | None = turns
+
+    def give_back(self) -> None:
+        """Let the next request have it; a second time does nothing."""
+        turns, self._turns = self._turns, None
+        if turns is not None:
+            turns.release()
+
+
 class Capacity:
     """Keeps platforms that send webhooks, drivers that wait for news, and all others apart.
 
-    A request's body is read once it has its turn, so memory is bounded too.
+    A request that only waits for another server may give its turn back before its end.
 
     Args:
         app: The application.
@@ -62,14 +78,15 @@ class Capacity:
         lane = self._lane_of(scope)
         if not await self._turn(lane):
             log.warning("over capacity", lane=lane.name)
-            await _discard(receive)
+            await discard(receive)
             error = UnavailableError("The engine is over capacity; nothing was done, try again")
             await problem(describe(error))(scope, receive, send)
             return
+        turn = scope.setdefault("state", {})["turn"] = Turn(lane.turns)
         try:
             await self._app(scope, receive, send)
         finally:
-            lane.turns.release()
+            turn.give_back()
 
     def _lane_of(self, scope: Scope) -> _Lane:
         if scope["path"].startswith("/api/hooks/"):
@@ -92,15 +109,6 @@ class Capacity:
         finally:
             lane.waiting -= 1
         return True
-
-
-async def _discard(receive: Receive) -> None:
-    """Read a body and keep nothing of it: who is still sending does not hear an answer."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LONGEST_DISCARD_SECONDS):
-            while (message := await receive())["type"] == "http.request":
-                if not message.get("more_body"):
-                    return
 
 
 def _lane(name: str, at_once: int) -> _Lane:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import secrets as random_source
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Response, status
 from sqlalchemy import true
+from sqlmodel.ext.asyncio.session import AsyncSession
 
+from api.accepted import answer_of
 from api.dependencies import (
     EngineDependency,
     IdempotencyKeyHeader,
@@ -22,16 +25,24 @@ from api.problems import problem_responses
 from engine.errors import (
     BadRequestError,
     EngineError,
-    PluginTimeoutError,
+    OutcomeUnknownError,
     RecordedError,
     ResourceNotFoundError,
+    UnavailableError,
     Violation,
+    describe,
 )
 from engine.resources import Engine, webhook_path
 from engine.sdk.parameters import fill_defaults, secret_properties
 from engine.sdk.registry import PluginDeclaration, Registry
 from engine.store import communities, invocations
-from engine.store.communities import ACCEPTED, NAME_MAX_LENGTH, CommunityChange, PluginInstance
+from engine.store.communities import (
+    APPLIED,
+    NAME_MAX_LENGTH,
+    REFUSED,
+    CommunityChange,
+    PluginInstance,
+)
 from engine.store.database import new_id
 from engine.store.invocations import Idempotency
 from engine.store.secrets import mask, unmask
@@ -83,6 +94,9 @@ BODY = {
     }
 }
 CHANGE_MARGIN_SECONDS = 30
+ENDED = (APPLIED, REFUSED)
+
+Result = TypeVar("Result")
 
 
 @router.put(
@@ -133,7 +147,8 @@ async def post_community(
 @router.get("/{name}", summary="Read a community", responses=problem_responses(404))
 async def get_community(name: str, engine: EngineDependency) -> dict[str, Any]:
     """The community as stored; secrets are masked."""
-    return await _community(engine, name)
+    async with engine.database.read() as session:
+        return await _community(engine, session, name)
 
 
 @router.delete(
@@ -230,7 +245,7 @@ async def _put(
     done = await _change(engine, name, await _desired(engine, name, body), idempotency)
     response.status_code = status.HTTP_201_CREATED if done.created else status.HTTP_200_OK
     # The first request with this key may have been given another name.
-    return await _community(engine, done.community)
+    return await _after_change(engine, lambda session: _community(engine, session, done.community))
 
 
 async def _change(
@@ -251,39 +266,55 @@ async def _change(
     )
     assert change_id is not None, "its condition always holds"
     done = await _read_change(engine, change_id)
-    if done.status == ACCEPTED:
+    if done.status not in ENDED:
         wanted = len(desired["plugins"]) if desired else 0
         # Each plugin that comes or goes may be called once.
-        await _apply(engine, done, calls=wanted + present)
-        done = await _read_change(engine, change_id)
+        done = await _apply(engine, done, calls=wanted + present)
     if done.error is not None:
         raise RecordedError(done.error)
     return done
 
 
-async def _apply(engine: Engine, change: CommunityChange, calls: int) -> None:
+async def _apply(engine: Engine, change: CommunityChange, calls: int) -> CommunityChange:
+    """Have a change applied, unless nobody begins with it; gives what came of it."""
     seconds = engine.settings.invocation_timeout_seconds * max(1, calls) + CHANGE_MARGIN_SECONDS
+    failure: EngineError | None = None
     try:
         await engine.temporal.communities.apply_change(
             change.community, change.id, timedelta(seconds=seconds)
         )
     except EngineError as error:
-        if not isinstance(error, PluginTimeoutError):
-            await _withdraw(engine, change.id)
-        raise
+        failure = error
+        await _withdraw(engine, change.id, error)
+    done = await _read_change(engine, change.id)
+    if done.status not in ENDED:
+        raise OutcomeUnknownError(
+            "The change was begun, and there is no result in time; it may still be applied. "
+            "The same request with the same Idempotency-Key tells what came of it"
+        ) from failure
+    return done
 
 
 async def _read_change(engine: Engine, change_id: str) -> CommunityChange:
-    return await engine.database.recall(lambda session: session.get_one(CommunityChange, change_id))
+    return await _after_change(engine, lambda session: session.get_one(CommunityChange, change_id))
 
 
-async def _withdraw(engine: Engine, change_id: str) -> None:
-    """Take back a change that was not handed over, so that nothing half-done remains."""
-    async with engine.database.write() as session:
-        change = await session.get(CommunityChange, change_id)
-        if change is not None and change.status == ACCEPTED:
-            await session.delete(change)
-            await invocations.withdraw(session, change_id)
+async def _withdraw(engine: Engine, change_id: str, error: EngineError) -> None:
+    """Take back a change that nobody has begun to apply, so that nothing of it is ever done."""
+    told = UnavailableError(f"{error.detail}; the change was taken back, nothing was done")
+
+    async def withdraw(session: AsyncSession) -> None:
+        if await communities.withdraw_change(engine.database, session, change_id, describe(told)):
+            await invocations.forget_key(session, change_id)
+
+    await answer_of(engine.database.persist(withdraw), "change")
+
+
+async def _after_change(
+    engine: Engine, query: Callable[[AsyncSession], Awaitable[Result]]
+) -> Result:
+    """Read what came of a change that was accepted."""
+    return await answer_of(engine.database.recall(query), "change")
 
 
 async def _enabled(engine: Engine, name: str) -> list[tuple[PluginDeclaration, dict[str, Any]]]:
@@ -303,12 +334,11 @@ def _config(engine: Engine, instance: PluginInstance) -> dict[str, Any]:
     return config
 
 
-async def _community(engine: Engine, name: str) -> dict[str, Any]:
-    async with engine.database.read() as session:
-        row = await communities.get_community(session, name)
-        if row is None:
-            raise ResourceNotFoundError(f"Community '{name:.128}' not found")
-        instances = await communities.instances_of(session, name)
+async def _community(engine: Engine, session: AsyncSession, name: str) -> dict[str, Any]:
+    row = await communities.get_community(session, name)
+    if row is None:
+        raise ResourceNotFoundError(f"Community '{name:.128}' not found")
+    instances = await communities.instances_of(session, name)
     return {
         "name": row.name,
         "readable_name": row.readable_name,

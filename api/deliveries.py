@@ -14,8 +14,9 @@ from api.dependencies import (
     Limit,
     time_range,
 )
+from api.hand_over import send_pending
 from api.problems import problem_responses
-from engine.errors import ConflictError, ResourceNotFoundError
+from engine.errors import ConflictError, ResourceNotFoundError, UnavailableError
 from engine.resources import Engine
 from engine.store import endpoints, outbox
 from engine.store.outbox import DELIVERED, FAILED, PENDING, OutboxItem
@@ -80,7 +81,7 @@ async def redeliver_range(body: JsonObject, engine: EngineDependency) -> dict[st
             community=wanted.community,
         )
     if count:
-        await engine.temporal.background.send_pending()
+        await send_pending(engine)
     return {"redelivered": count}
 
 
@@ -102,9 +103,15 @@ async def redeliver(delivery_id: str, engine: EngineDependency) -> dict[str, Any
                 f"Its endpoint is disabled, for it answered 410; enable {endpoint.id} first"
             )
         stored = await session.get_one(OutboxItem, delivery_id, with_for_update=True)
-        if stored.status != PENDING:
+        if queued := stored.status != PENDING:
             stored.queue()
-    await engine.temporal.background.redeliver(row.community, row.id)
+    try:
+        await engine.temporal.background.redeliver(row.community, row.id)
+    except UnavailableError:
+        if not queued:
+            raise
+        # It is stored as to be done: it is done as soon as Temporal answers.
+        engine.schedules.reconcile_when_reachable()
     return _shown(await _get(engine, delivery_id))
 
 
@@ -121,6 +128,7 @@ def _shown(row: OutboxItem) -> dict[str, Any]:
         "id": row.id,
         "community": row.community,
         "position": row.position,
+        "epoch": row.epoch,
         "type": row.kind,
         "url": row.url,
         "status": row.status,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
@@ -106,7 +107,7 @@ async def json_object(request: Request) -> dict[str, Any]:
             f"The body's Content-Type is {media_type or 'missing'!r:.80}; send application/json"
         )
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise BadRequestError("The body holds half a surrogate pair, which is no text") from None
@@ -185,14 +186,14 @@ def time_range(body: Mapping[str, Any], statuses: Sequence[str]) -> TimeRange:
             "since": moment,
             "until": moment,
             "status": {"enum": list(statuses)},
-            "community": {"type": "string"},
+            "community": {"type": "string", "pattern": r"^[^\x00]*$"},
         },
         "required": ["since"],
         "additionalProperties": False,
     }
     check(body, schema)
-    since = datetime.fromisoformat(body["since"])
-    until = datetime.fromisoformat(body["until"]) if "until" in body else utc_now()
+    since = _moment(body, "since")
+    until = _moment(body, "until") if "until" in body else utc_now()
     if until <= since:
         message = "must be later than since"
         raise BadRequestError(f"/until: {message}", [Violation("/until", message)])
@@ -212,8 +213,37 @@ def split_name(name: str) -> tuple[str, str]:
     return plugin, slug
 
 
+def _moment(body: Mapping[str, Any], name: str) -> datetime:
+    try:
+        # RFC 3339 allows small letters, Python does not.
+        return datetime.fromisoformat(body[name].upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        message = "must be a moment of the years 1 to 9999, in UTC"
+        raise BadRequestError(f"/{name}: {message}", [Violation(f"/{name}", message)]) from None
+
+
+def refuse_nul(request: Request) -> None:
+    """Refuse what no name or id of ours holds, and PostgreSQL cannot be asked for.
+
+    Args:
+        request: The request.
+
+    Raises:
+        BadRequestError: Its path or its query holds a NUL.
+    """
+    if "\x00" in request.url.path or "%00" in request.url.query:
+        raise BadRequestError("The URL holds a NUL (%00), which is part of no name and no id")
+
+
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text:.20} is too large a number")
+    return number
 
 
 def _too_deep(most: int) -> str:

@@ -9,12 +9,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from api.cursors import Place, find_place
 from api.dependencies import CommunityFilter, EngineDependency, Limit
 from api.feed import Feed
 from api.problems import problem_responses
-from engine.store import outbox
 from engine.store.outbox import OutboxItem
-from engine.store.paging import bad_cursor
 
 router = APIRouter(prefix="/api/internal/events", tags=["events"])
 
@@ -23,7 +22,7 @@ PAGE = 100
 LATEST = "latest"
 
 
-async def read_position(
+async def read_place(
     request: Request,
     engine: EngineDependency,
     after: Annotated[
@@ -36,7 +35,7 @@ async def read_position(
     last_event_id: Annotated[
         str | None, Header(description="As `after`, which it goes before.")
     ] = None,
-) -> int:
+) -> Place:
     """Read where a reader stands.
 
     Args:
@@ -46,33 +45,25 @@ async def read_position(
         last_event_id: The cursor as browsers send it when they connect again.
 
     Returns:
-        The number of the last item that it read.
+        The place after the last item that it read.
 
     Raises:
         BadRequestError: The cursor is none that was given.
     """
     cursor = last_event_id or after
-    if cursor is None:
-        return 0
-    if cursor == LATEST:
-        feed: Feed = request.state.feed
-        return await feed.latest()
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
-        raise bad_cursor("after")
-    async with engine.database.read() as session:
-        latest = await outbox.latest_sequence(session)
-    if int(cursor) > latest:
-        raise bad_cursor("after")
-    return int(cursor)
+    if cursor != LATEST:
+        return await find_place(engine, cursor)
+    feed: Feed = request.state.feed
+    return (await find_place(engine, None)).at(await feed.latest())
 
 
-Position = Annotated[int, Depends(read_position)]
+PlaceDependency = Annotated[Place, Depends(read_place)]
 
 
 @router.get("", summary="Read events and callbacks on", responses=problem_responses(400))
 async def read_events(
     request: Request,
-    position: Position,
+    place: PlaceDependency,
     community: CommunityFilter = None,
     limit: Limit = 50,
     wait: Annotated[
@@ -82,9 +73,9 @@ async def read_events(
 ) -> dict[str, Any]:
     """In order; ``next_cursor`` is what to send as ``after`` next time."""
     feed: Feed = request.state.feed
-    items = await feed.read(position, community=community, limit=limit, wait=wait)
-    following = items[-1].sequence if items else position
-    return {"events": [_shown(item) for item in items], "next_cursor": str(following)}
+    items = await feed.read(place.sequence, community=community, limit=limit, wait=wait)
+    following = place.at(items[-1].sequence) if items else place
+    return {"events": [_shown(item, place) for item in items], "next_cursor": following.cursor}
 
 
 @router.get(
@@ -95,28 +86,29 @@ async def read_events(
 )
 async def stream_events(
     request: Request,
-    position: Position,
+    place: PlaceDependency,
     community: CommunityFilter = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Each with its cursor as ``id``, and ``event`` or ``process`` as its type."""
     feed: Feed = request.state.feed
     yield ServerSentEvent(comment="from here on", retry=1000)
     while not feed.closed:
-        items = await feed.read(position, community=community, limit=PAGE, wait=30)
+        items = await feed.read(place.sequence, community=community, limit=PAGE, wait=30)
         for item in items:
-            position = item.sequence or position
+            place = place.at(item.sequence)
             yield ServerSentEvent(
-                raw_data=json.dumps(_shown(item)), event=item.kind, id=str(position)
+                raw_data=json.dumps(_shown(item, place)), event=item.kind, id=place.cursor
             )
 
 
-def _shown(item: OutboxItem) -> dict[str, Any]:
+def _shown(item: OutboxItem, place: Place) -> dict[str, Any]:
     return {
         "id": item.id,
-        "cursor": str(item.sequence),
+        "cursor": place.at(item.sequence).cursor,
         "type": item.kind,
         "community": item.community,
         "position": item.position,
+        "epoch": item.epoch,
         "created_at": item.created_at.isoformat(),
         "data": item.body,
     }

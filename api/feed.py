@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
-from engine.store import outbox
+from engine.store import outbox, outside
 from engine.store.database import Database, is_outage
 from engine.store.outbox import OutboxItem
 
@@ -24,11 +25,13 @@ class Feed:
 
     Args:
         database: The database.
+        data_dir: The data folder, in which it notes how far readers were told.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, data_dir: Path) -> None:
         self.closed = False
         self._database = database
+        self._data_dir = data_dir
         self._news = asyncio.Condition()
         self._waiting = 0
         self._watcher: asyncio.Task[None] | None = None
@@ -113,3 +116,5 @@ class Feed:
                     return
             async with self._database.write() as session:
                 await outbox.number_items(session)
+                now = await outside.how_far(session)
+            outside.remember(self._data_dir, now)

@@ -21,18 +21,29 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get(
-    "/readyz", summary="Whether database and Temporal answer", responses=problem_responses(503)
+    "/readyz", summary="Whether the engine can do its work", responses=problem_responses(503)
 )
 async def readyz(engine: EngineDependency) -> dict[str, str]:
-    """200 when both answer; else 503 that says which does not."""
+    """200 when it can; else 503 that says what is missing.
+
+    The database answers, can be written, has this version's schema, and holds what our keys open;
+    and Temporal answers, and was prepared by a worker once.
+    """
     missing = []
     try:
+        # Those who work wait for a connection of the pool.
         async with asyncio.timeout(5), engine.database.read() as session:
             await session.exec(select(1))
     except Exception:
-        missing.append("the database")
+        missing.append("the database does not answer")
+    else:
+        problem = await engine.readiness.problem()
+        if problem is not None:
+            missing.append(f"the database: {problem}")
     if not await engine.temporal.healthy():
-        missing.append("the Temporal server")
+        missing.append("the Temporal server does not answer")
+    elif not await engine.temporal.prepared():
+        missing.append("no worker has prepared the Temporal server yet")
     if missing:
-        raise UnavailableError(f"Not answering: {', '.join(missing)}")
+        raise UnavailableError(f"Not ready: {', and '.join(missing)}")
     return {"status": "ready", "database": "ok", "temporal": "ok"}

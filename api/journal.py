@@ -15,8 +15,9 @@ from api.dependencies import (
     Limit,
     time_range,
 )
+from api.hand_over import send_pending
 from api.problems import problem_responses
-from engine.errors import ConflictError, ResourceNotFoundError
+from engine.errors import ConflictError, ResourceNotFoundError, UnavailableError
 from engine.resources import Engine
 from engine.store import communities, webhooks
 from engine.store.webhooks import FAILED, HANDLED, RECEIVED, ReceivedWebhook
@@ -82,7 +83,7 @@ async def replay_range(body: JsonObject, engine: EngineDependency) -> dict[str, 
             community=wanted.community,
         )
     if count:
-        await engine.temporal.background.send_pending()
+        await send_pending(engine)
     return {"replayed": count}
 
 
@@ -103,9 +104,15 @@ async def replay(webhook_id: str, engine: EngineDependency) -> dict[str, Any]:
                 "disabled, or enabled anew, since it received this webhook"
             )
         stored = await session.get_one(ReceivedWebhook, webhook_id, with_for_update=True)
-        if stored.status != RECEIVED:
+        if queued := stored.status != RECEIVED:
             stored.replay()
-    await engine.temporal.background.replay_webhook(row.community, row.plugin, row.id)
+    try:
+        await engine.temporal.background.replay_webhook(row.community, row.plugin, row.id)
+    except UnavailableError:
+        if not queued:
+            raise
+        # It is stored as to be done: it is done as soon as Temporal answers.
+        engine.schedules.reconcile_when_reachable()
     return _shown(await _get(engine, webhook_id))
 
 

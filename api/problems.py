@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DatabaseError
 from starlette.exceptions import HTTPException
 
 from engine.errors import (
@@ -20,7 +21,7 @@ from engine.errors import (
     Violation,
     describe,
 )
-from engine.store.database import is_outage
+from engine.store.database import OUTAGE_ERRORS, is_outage
 
 log = structlog.get_logger()
 
@@ -111,11 +112,21 @@ def install_problem_handlers(app: FastAPI) -> None:
         }
         return problem(described, error.headers)
 
+    async def outage(request: Request, error: Exception) -> Response:
+        return problem(describe(UnavailableError("The database does not answer; try again")))
+
+    async def database_error(request: Request, error: Exception) -> Response:
+        if not is_outage(error):
+            raise error
+        return await outage(request, error)
+
+    for kind in (*OUTAGE_ERRORS, DatabaseError):
+        app.add_exception_handler(kind, database_error)
+
     @app.exception_handler(Exception)
     async def any_error(request: Request, error: Exception) -> Response:
         if is_outage(error):
-            down = UnavailableError("The database does not answer; try again")
-            return problem(describe(down))
+            return await outage(request, error)
         return problem(describe(EngineError("The engine failed; its log tells more")))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
+from sqlalchemy import true
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from api.accepted import answer_of
 from api.dependencies import (
     CommunityFilter,
     CommunityHeader,
@@ -22,27 +26,34 @@ from api.dependencies import (
 )
 from api.plugins import enabled_instance, find_process
 from api.problems import problem_responses
+from engine.activities.process_calls import end_process
 from engine.errors import (
     BadRequestError,
     EngineError,
     NotSupportedError,
     OutboundRefusedError,
+    OutcomeUnknownError,
     PluginError,
     RecordedError,
     ResourceNotFoundError,
     UnavailableError,
     Violation,
+    describe,
 )
-from engine.messages import COMPLETED, CREATED
+from engine.messages import COMPLETED, CloseProcess, ProcessRecord
 from engine.resources import Engine, capabilities_of
 from engine.sdk.parameters import fill_defaults
+from engine.sdk.registry import ProcessDeclaration
 from engine.store import invocations, processes
 from engine.store.database import new_id
+from engine.store.invocations import DONE, Invocation
 from engine.store.processes import GovernanceProcess
 
 router = APIRouter(prefix="/api/internal/process", tags=["processes"])
 
 LONGEST_WAIT_SECONDS = 60
+LOOK_AGAIN_SECONDS = 0.5
+ALREADY_COMPLETED = "Can't close process, it has already completed"
 
 
 @router.get("", summary="List processes", responses=problem_responses(400))
@@ -102,20 +113,38 @@ async def start_process(
     if process_id is None:
         await engine.instances.read(instance.community, plugin)
         return await start_process(name, body, engine, response, community, idempotency_key)
-    if process_id != record.id:
-        record = (await _get(engine, name, process_id)).record()
-    title = parameters.get("title")
+    location = f"/api/internal/process/{name}/{process_id}"
+    first = row if process_id == record.id else None
+    record = await answer_of(_start(engine, declaration, name, process_id, first), "process")
+    response.headers["Location"] = location
+    return asdict(record)
+
+
+async def _start(
+    engine: Engine,
+    declaration: ProcessDeclaration,
+    name: str,
+    process_id: str,
+    row: GovernanceProcess | None,
+) -> ProcessRecord:
+    """Have an accepted process started; gives its record. A repeated request has no row."""
+    row = row or await _get(engine, name, process_id)
+    title = row.parameters.get("title")
     try:
         outcome = await engine.temporal.processes.start(
-            record, capabilities_of(declaration), title[:100] if isinstance(title, str) else None
+            row.record(),
+            capabilities_of(declaration),
+            title[:100] if isinstance(title, str) else None,
         )
     except UnavailableError as error:
-        await _withdraw(engine, process_id, error)
-        raise
+        if await _withdraw_start(engine, process_id, error):
+            raise
+        raise OutcomeUnknownError(
+            "The process may be starting; the same request with the same Idempotency-Key tells"
+        ) from error
     if outcome.failure is not None:
         raise await _recorded(engine, outcome.failure)
-    response.headers["Location"] = f"/api/internal/process/{name}/{process_id}"
-    return asdict((await _get(engine, name, process_id)).record())
+    return (await _get(engine, name, process_id)).record()
 
 
 @router.get("/{name}/{process_id}", include_in_schema=False)
@@ -127,27 +156,121 @@ async def get_process(
 ) -> dict[str, Any]:
     """Read a process; ``wait`` answers as soon as it completes."""
     row = await _get(engine, name, process_id)
-    if wait and row.status != COMPLETED:
-        await engine.temporal.processes.wait(row.record(), wait)
+    until = time.monotonic() + wait
+    while row.status != COMPLETED and (left := until - time.monotonic()) > 0:
+        await engine.temporal.processes.wait(row.record(), left)
         row = await _get(engine, name, process_id)
+        # One whose workflow was ended from outside is completed a little later.
+        if row.status != COMPLETED:
+            await asyncio.sleep(min(LOOK_AGAIN_SECONDS, max(until - time.monotonic(), 0)))
     return asdict(row.record())
 
 
 @router.delete("/{name}/{process_id}", include_in_schema=False)
-async def close_process(name: str, process_id: str, engine: EngineDependency) -> dict[str, Any]:
-    """Close a process."""
+async def close_process(
+    name: str,
+    process_id: str,
+    engine: EngineDependency,
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> dict[str, Any]:
+    """Close a process, after the webhooks that were accepted before."""
     row = await _get(engine, name, process_id)
-    if row.status == COMPLETED:
-        raise BadRequestError("Can't close process, it has already completed")
+    idempotency = idempotency_of(engine, f"close {name} {process_id}", idempotency_key, {})
+    first = await invocations.first_use(engine.database, idempotency) if idempotency else None
+    if first is None:
+        if row.status == COMPLETED:
+            raise BadRequestError(ALREADY_COMPLETED)
+        declaration = find_process(row.plugin, row.slug)
+        if declaration is None or not declaration.can_close:
+            raise NotSupportedError(f"{name} does not support manually closing the process")
+    request = Invocation(
+        id=new_id(),
+        community=row.community,
+        instance_id=row.instance_id,
+        plugin=row.plugin,
+        target=f"{row.slug}#close",
+    )
+    request_id = await invocations.accept_once(
+        engine.database, request, request.id, true(), idempotency
+    )
+    assert request_id is not None, "its condition always holds"
+    return asdict(await answer_of(_closed(engine, row, request_id), "close"))
+
+
+async def _closed(engine: Engine, row: GovernanceProcess, request_id: str) -> ProcessRecord:
+    """Have an accepted close made; gives the record."""
+    error = await _close(engine, row, request_id)
+    if error is not None:
+        raise error
+    return (await _get(engine, row.name, row.id)).record()
+
+
+async def _close(engine: Engine, row: GovernanceProcess, request_id: str) -> EngineError | None:
+    """Have an accepted close made, and answered as it was the first time."""
+    done = await _read_request(engine, request_id)
+    if done is None or done.status != DONE:
+        now = await _get(engine, row.name, row.id)
+        # One that is completed was closed by this request's first try, as far as its driver knows.
+        error = None if now.status == COMPLETED else await _ask_to_close(engine, row, request_id)
+        recorded = describe(error) if error is not None else None
+        await engine.database.persist(
+            lambda session: invocations.mark_done(session, request_id, error=recorded)
+        )
+        done = await _read_request(engine, request_id)
+    failed = done.error if done is not None else None
+    return RecordedError(failed) if failed is not None else None
+
+
+async def _read_request(engine: Engine, request_id: str) -> Invocation | None:
+    return await engine.database.recall(
+        lambda session: invocations.get_invocation(session, request_id)
+    )
+
+
+async def _ask_to_close(
+    engine: Engine, row: GovernanceProcess, request_id: str
+) -> EngineError | None:
+    """Close a process; gives what is wrong if it stays open.
+
+    Raises:
+        UnavailableError: Nothing was done, and the request was withdrawn.
+        OutcomeUnknownError: It may be closed yet.
+    """
     declaration = find_process(row.plugin, row.slug)
-    if declaration is None or not declaration.can_close:
-        raise NotSupportedError(f"{name} does not support manually closing the process")
-    outcome = await engine.temporal.processes.close(row.record())
+    receives = declaration is not None and declaration.receives_webhooks
+    try:
+        outcome = await engine.temporal.processes.close(
+            row.record(), CloseProcess(request_id, after_webhooks=receives)
+        )
+    except UnavailableError as error:
+        recorded = describe(error)
+        if await engine.database.persist(
+            lambda session: invocations.withdraw(engine.database, session, request_id, recorded)
+        ):
+            raise
+        raise OutcomeUnknownError(
+            "The process may be closing; the same request with the same Idempotency-Key tells"
+        ) from error
+    if outcome is None:
+        now = await _get(engine, row.name, row.id)
+        if now.status == COMPLETED:
+            return None
+        if await engine.temporal.processes.was_ended(now.record()):
+            await end_process(engine, row.id, "cancelled", "The workflow of the process was ended")
+            return BadRequestError(ALREADY_COMPLETED)
+        engine.schedules.reconcile_when_reachable()
+        raise OutcomeUnknownError(
+            "The workflow of the process is being started again; "
+            "the same request with the same Idempotency-Key will close it"
+        )
     if outcome.failure is not None:
-        raise await _recorded(engine, outcome.failure, "Failed to close process: ")
-    if not outcome.record.completed:
-        raise PluginError("Failed to close process")
-    return asdict((await _get(engine, name, process_id)).record())
+        failure = await _recorded(engine, outcome.failure, "Failed to close process: ")
+        if failure.recorded["status"] == UnavailableError.status:
+            await engine.database.persist(
+                lambda session: invocations.forget_key(session, request_id)
+            )
+        return failure
+    return None if outcome.record.completed else PluginError("Failed to close process")
 
 
 async def _get(engine: Engine, name: str, process_id: str) -> GovernanceProcess:
@@ -158,16 +281,17 @@ async def _get(engine: Engine, name: str, process_id: str) -> GovernanceProcess:
     return row
 
 
-async def _withdraw(engine: Engine, process_id: str, error: EngineError) -> None:
-    """See to it that a process is never started, and that its key can be used again."""
+async def _withdraw_start(engine: Engine, process_id: str, error: EngineError) -> bool:
+    """See to it that a process is never started; False if its ``start`` may have been called."""
 
-    async def withdraw(session: AsyncSession) -> None:
-        row = await processes.lock_process(session, process_id)
-        if row is not None and row.status == CREATED:
-            row.complete({"code": "start_failed", "kind": error.kind, "message": error.detail})
-            await invocations.withdraw(session, process_id)
+    async def withdraw(session: AsyncSession) -> bool:
+        errors = {"code": "start_failed", "kind": error.kind, "message": error.detail}
+        withdrawn = await processes.withdraw_start(engine.database, session, process_id, errors)
+        if withdrawn:
+            await invocations.forget_key(session, process_id)
+        return withdrawn
 
-    await engine.database.persist(withdraw)
+    return await engine.database.persist(withdraw)
 
 
 async def _recorded(engine: Engine, invocation_id: str, prefix: str = "") -> RecordedError:

@@ -1,32 +1,36 @@
-"""The public door: find the plugin instance, verify, store, hand over."""
+"""The public door: find the plugin instance, verify, store, and then have it handled."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
 
 import structlog
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import ColumnElement
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from api.dependencies import EngineDependency, read_body
+from api.hand_over import StoredWebhook
 from api.problems import problem_responses
 from engine.activities.invocation import LoadedPlugin, build_plugin, call
+from engine.activities.threads import run_in_thread
 from engine.errors import (
     InvocationError,
     ResourceNotFoundError,
     SignatureError,
-    UnavailableError,
+    is_storable,
 )
 from engine.resources import Engine
 from engine.sdk.plugin import Community, Plugin
 from engine.sdk.registry import PluginDeclaration, Registry
 from engine.sdk.webhook import WebhookRequest, WebhookResponse
 from engine.store import communities, webhooks
-from engine.store.database import insert_if, new_id, utc_now
+from engine.store.database import new_id, utc_now
 from engine.store.instance_cache import KnownInstance
 from engine.store.webhooks import RECEIVED, ReceivedWebhook, without_secrets
 
@@ -41,7 +45,10 @@ router = APIRouter(prefix="/api/hooks", tags=["webhooks"])
 
 LONGEST_DELIVERY_ID = 255
 NOT_FOUND = "There is nothing at this address"
-RESPONSES = problem_responses(401, 404, 413, 503)
+RESPONSES = problem_responses(401, 404, 408, 413, 503)
+
+# The answer, and the webhook that is to be handled, if there is one.
+Taken = tuple[Response, StoredWebhook | None]
 
 
 @router.post("/{plugin}", summary="Receive a webhook of a whole platform", responses=RESPONSES)
@@ -52,11 +59,7 @@ async def receive_for_platform(plugin: str, request: Request, engine: EngineDepe
     if declaration is None or route is None or not declaration.uses_webhooks:
         raise ResourceNotFoundError(NOT_FOUND)
     webhook = await _read(request, engine, declaration)
-    try:
-        wanted = route(webhook)
-    except Exception as error:
-        log.warning("webhook not routed", plugin=plugin, reason=type(error).__name__)
-        raise ResourceNotFoundError(NOT_FOUND) from None
+    wanted = await _wanted(engine, plugin, route, webhook)
     async with engine.database.read() as session:
         candidates = await communities.instances_of_plugin(session, plugin)
     found = [
@@ -66,10 +69,28 @@ async def receive_for_platform(plugin: str, request: Request, engine: EngineDepe
     ]
     if not found:
         raise ResourceNotFoundError(NOT_FOUND)
-    answer = Response(status_code=200)
-    for instance in found:
-        answer = await _accept(engine, declaration, instance, webhook, slug=None)
-    return answer
+    taken = [await _accept(engine, declaration, instance, webhook, slug=None) for instance in found]
+    return await _answer(request, taken)
+
+
+async def _wanted(
+    engine: Engine,
+    plugin: str,
+    route: Callable[[WebhookRequest], Mapping[str, Any] | None],
+    webhook: WebhookRequest,
+) -> dict[str, Any]:
+    """What the config holds of the instances that a platform's webhook is for."""
+    try:
+        async with asyncio.timeout(engine.settings.invocation_timeout_seconds):
+            wanted: dict[str, Any] = await run_in_thread(
+                lambda: dict(route(webhook) or {}), name=f"webhook_community of '{plugin}'"
+            )
+            return wanted
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        log.warning("webhook not routed", plugin=plugin, reason=type(error).__name__)
+        raise ResourceNotFoundError(NOT_FOUND) from None
 
 
 @router.post(
@@ -109,7 +130,14 @@ async def _receive(
     if instance is None or not _is_at(instance, slug):
         raise ResourceNotFoundError(NOT_FOUND)
     webhook = await _read(request, engine, declaration)
-    return await _accept(engine, declaration, instance, webhook, slug)
+    return await _answer(request, [await _accept(engine, declaration, instance, webhook, slug)])
+
+
+async def _answer(request: Request, taken: list[Taken]) -> Response:
+    """Have what was stored handled, without keeping other webhooks waiting; gives the answer."""
+    request.state.turn.give_back()
+    await request.state.hand_over.hand_over([stored for _, stored in taken if stored is not None])
+    return taken[-1][0]
 
 
 def _is_at(instance: KnownInstance | None, slug: str) -> bool:
@@ -140,8 +168,8 @@ async def _accept(
     instance: KnownInstance,
     webhook: WebhookRequest,
     slug: str | None,
-) -> Response:
-    """Verify, answer at once where the plugin does so, else store and hand over."""
+) -> Taken:
+    """Verify, answer at once where the plugin does so, else store."""
     config = deepcopy(instance.config)
     loaded = build_plugin(
         engine,
@@ -166,7 +194,7 @@ async def _accept(
             webhook,
         )
         if isinstance(answer, WebhookResponse):
-            return _as_response(answer)
+            return _as_response(answer), None
     row = ReceivedWebhook(
         id=new_id(),
         instance_id=instance.id,
@@ -183,16 +211,8 @@ async def _accept(
     except _ChangedMeanwhileError:
         current = await engine.instances.read(instance.community, instance.plugin)
         return await _accept_now(engine, declaration, current, webhook, slug)
-    if webhook_id is not None:
-        try:
-            await engine.temporal.background.receive_webhook(
-                instance.community, instance.plugin, webhook_id
-            )
-        except UnavailableError:
-            # It is stored, so it is not lost: it is handled when the server answers again.
-            log.warning("webhook waits for temporal", webhook=webhook_id)
-            engine.schedules.reconcile_when_reachable()
-    return Response(status_code=200)
+    stored = StoredWebhook(instance.community, instance.plugin, webhook_id) if webhook_id else None
+    return Response(status_code=200), stored
 
 
 async def _accept_now(
@@ -201,7 +221,7 @@ async def _accept_now(
     current: KnownInstance | None,
     webhook: WebhookRequest,
     slug: str | None,
-) -> Response:
+) -> Taken:
     """Take a webhook whose plugin instance is not as it was read."""
     if current is None or (slug is not None and not _is_at(current, slug)):
         raise ResourceNotFoundError(NOT_FOUND)
@@ -219,7 +239,9 @@ async def _delivery_id(loaded: LoadedPlugin, webhook: WebhookRequest) -> str | N
         )
     except InvocationError:
         return None
-    return found if isinstance(found, str) and 0 < len(found) <= LONGEST_DELIVERY_ID else None
+    if not isinstance(found, str) or not is_storable(found):
+        return None
+    return found if 0 < len(found) <= LONGEST_DELIVERY_ID else None
 
 
 async def _store_once(
@@ -227,16 +249,27 @@ async def _store_once(
 ) -> str | None:
     """Store a webhook unless it came before; gives the id of the one to handle, if there is one."""
     try:
-        if not await engine.database.execute(insert_if(row, unchanged)):
+        accept = webhooks.insert_in_order(engine.database, row, unchanged)
+        if not await engine.database.execute(accept):
             raise _ChangedMeanwhileError
-    except IntegrityError:
-        if row.delivery_id is None:
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            return await _stored_after_all(engine, row, error)
+        if not isinstance(error, IntegrityError) or row.delivery_id is None:
             raise
         async with engine.database.read() as session:
             first = await webhooks.find_delivery(session, row.instance_id, row.delivery_id)
         if first is None:
             raise
         return first.id if first.status == RECEIVED else None
+    return row.id
+
+
+async def _stored_after_all(engine: Engine, row: ReceivedWebhook, error: DBAPIError) -> str:
+    """Whether the database stored a webhook though it went away before it said so."""
+    found = await engine.database.recall(lambda session: webhooks.get_webhook(session, row.id))
+    if found is None:
+        raise error
     return row.id
 
 

@@ -30,36 +30,57 @@ def run() -> None:
     raise typer.Exit(run_embedded(load_settings()))
 
 
+Beats = Annotated[
+    int | None, typer.Option(hidden=True, help="The file descriptor that gets beats.")
+]
+
+
 @app.command()
-def api() -> None:
+def api(beats: Beats = None) -> None:
     """Run one API process, on METAGOV_HOST and METAGOV_PORT."""
     from api.server import run as serve
 
-    serve(load_settings())
+    serve(load_settings(), beats)
 
 
 @app.command()
-def worker() -> None:
+def worker(beats: Beats = None) -> None:
     """Run one worker process."""
     from worker import main as run_worker
 
-    run_worker()
+    run_worker(beats)
 
 
 @app.command()
 def migrate() -> None:
     """Bring the database to the newest schema."""
-    from engine.store.database import open_database
-    from engine.store.schema import migrate as migrate_database
+    from engine.store.readiness import bring_forward
 
-    async def bring_forward() -> str:
-        database = open_database(load_settings())
-        try:
-            return await migrate_database(database)
-        finally:
-            await database.close()
+    revision = asyncio.run(bring_forward(load_settings()))
+    typer.echo(f"The database has schema {revision}.")
 
-    typer.echo(f"The database has schema {asyncio.run(bring_forward())}.")
+
+@app.command()
+def restored(
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="It was restored once more, though nothing shows it."),
+    ] = False,
+    ran: Annotated[
+        bool,
+        typer.Option("--ran", help="The engine has run on it since: drivers read more anew."),
+    ] = False,
+) -> None:
+    """Say that the database was restored from a backup, and show what that means.
+
+    Run it before the engine is started again. Positions go on above all that drivers have seen,
+    and their cursors read on from where the backup ends. Processes are put right from what Temporal
+    knows when the engine starts. A second call changes nothing, and tells what was found.
+    """
+    from cli.restored import report
+
+    for line in asyncio.run(report(load_settings(), again=again, ran=ran)):
+        typer.echo(line)
 
 
 @app.command()
@@ -79,7 +100,8 @@ def plugin_pages(
     from engine.discovery import load_plugins
     from engine.sdk.registry import Registry
 
-    load_plugins(load_settings().plugin_path)
+    settings = load_settings()
+    load_plugins(settings.plugin_path, settings.disabled_plugins)
     for page in sorted(folder.glob("*.md")):
         plugin = Registry.plugins.get(page.stem)
         if plugin is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
@@ -31,18 +32,26 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, UpdateNa
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from cli.beats import Beats
 from engine.discovery import load_plugins
 from engine.errors import EngineError
 from engine.resources import check_settings
 from engine.settings import Settings
+from engine.store import restoring
 from engine.store.database import open_database
-from engine.store.schema import migrate
+from engine.store.readiness import bring_forward, open_keys
+from engine.store.sqlite_file import problem_of
 from engine.temporal import connect
+from engine.watchdog import STALLED
 
 START_SECONDS = 60
 STOP_SECONDS = 30
 MOST_QUICK_FAILURES = 5
 QUICK_SECONDS = 10
+LOOK_SECONDS = 0.3
+# A child ends by itself when its loop stalls; it is killed if it cannot even do that.
+SILENCE_OF_STALLS = 2
+LAST_WORDS_SECONDS = 1
 
 # Why each is there: see "Temporal on two cores" in docs/operating.md.
 TEMPORAL_OPTIONS = [
@@ -64,6 +73,9 @@ class StartError(EngineError):
     title = "The engine cannot start"
 
 
+_STALLED = (STALLED, -signal.SIGPROF)
+
+
 @dataclass
 class Child:
     """A child process and how to start it again.
@@ -73,6 +85,7 @@ class Child:
         command: Its command line.
         environment: Its environment.
         output: The file that takes its output; None: the terminal.
+        beats: Its beats, if it shows that its event loop comes round.
         process: The running process.
         started: When it was last started, on the monotonic clock.
         quick_failures: How often in a row it ended soon after its start.
@@ -82,6 +95,7 @@ class Child:
     command: list[str]
     environment: dict[str, str]
     output: Path | None = None
+    beats: Beats | None = None
     process: subprocess.Popen[bytes] | None = None
     started: float = 0
     quick_failures: int = 0
@@ -91,14 +105,26 @@ class Child:
         self.started = time.monotonic()
         with ExitStack() as stack:
             output = stack.enter_context(self.output.open("ab")) if self.output else None
+            command, passed = self.command, []
+            if self.beats is not None:
+                passed = [self.beats.expect()]
+                stack.callback(os.close, *passed)
+                command = [*command, "--beats", str(*passed)]
             self.process = subprocess.Popen(
-                self.command,
+                command,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
                 start_new_session=True,
+                pass_fds=passed,
             )
+
+    @property
+    def why(self) -> str:
+        """What is told of its end."""
+        stalled = self.process is not None and self.process.returncode in _STALLED
+        return "ended, for its event loop had stalled; see above" if stalled else "ended"
 
     @property
     def ended(self) -> bool:
@@ -121,6 +147,21 @@ class Children:
         self._note()
         return child
 
+    def kill_silent(self) -> None:
+        """Kill what has not shown for too long that its event loop comes round."""
+        for child in self.children:
+            silent = None if child.beats is None or child.ended else child.beats.look(LOOK_SECONDS)
+            if silent is not None and child.process is not None:
+                told = f"{child.name} has not come round for {silent:.0f} s; killing it"
+                typer.secho(told, err=True, fg="yellow")
+                # Its watchdog's signal: if it can, it writes where it stands.
+                child.process.send_signal(signal.SIGPROF)
+                try:
+                    child.process.wait(LAST_WORDS_SECONDS)
+                except subprocess.TimeoutExpired:
+                    child.process.kill()
+                    child.process.wait()
+
     def restart_ended(self) -> None:
         """Start again what has ended.
 
@@ -134,7 +175,7 @@ class Children:
             child.quick_failures = child.quick_failures + 1 if quick else 0
             if child.quick_failures >= MOST_QUICK_FAILURES:
                 raise StartError(f"{child.name} ends as soon as it is started; see its log")
-            typer.secho(f"{child.name} ended; starting it again", err=True, fg="yellow")
+            typer.secho(f"{child.name} {child.why}; starting it again", err=True, fg="yellow")
             self.start(child)
 
     def stop(self) -> None:
@@ -175,8 +216,7 @@ def run_embedded(settings: Settings) -> int:
     Raises:
         StartError: The engine cannot start; the message says why.
     """
-    data_dir = settings.data_dir.resolve()
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir = _data_folder(settings)
     record = data_dir / "engine.json"
     with _lock(data_dir / "engine.lock") as locked:
         if not locked:
@@ -184,10 +224,12 @@ def run_embedded(settings: Settings) -> int:
             typer.echo(f"  API   {settings.api_url}")
             return 1
         check_settings(settings)
-        load_plugins(settings.plugin_path)
+        _check_grace(settings)
+        load_plugins(settings.plugin_path, settings.disabled_plugins)
         _clear_away(record)
         _check_ports(settings)
-        asyncio.run(_migrate(settings))
+        _check_temporal_file(settings, data_dir / "temporal.sqlite")
+        asyncio.run(_prepare_database(settings))
         children = Children(record)
         with _signals() as stopping:
             try:
@@ -195,8 +237,9 @@ def run_embedded(settings: Settings) -> int:
                 if not stopping():
                     _greet(settings)
                 while not stopping():
+                    children.kill_silent()
                     children.restart_ended()
-                    time.sleep(0.3)
+                    time.sleep(LOOK_SECONDS)
                 typer.echo("Stopping …")
             finally:
                 children.stop()
@@ -265,8 +308,12 @@ def _start(
         children.start(server)
         _await(server, lambda: asyncio.run(_prepare_temporal(settings)), stopping)
     base = [sys.executable, "-m", "cli"]
-    api = children.start(Child("The API", [*base, "api"], environment))
-    worker = children.start(Child("The worker", [*base, "worker"], environment))
+
+    def beats() -> Beats:
+        return Beats(START_SECONDS, SILENCE_OF_STALLS * settings.stall_seconds)
+
+    api = children.start(Child("The API", [*base, "api"], environment, beats=beats()))
+    worker = children.start(Child("The worker", [*base, "worker"], environment, beats=beats()))
     _await(api, lambda: _ready(settings), stopping)
     _await(worker, lambda: asyncio.run(_has_worker(settings)), stopping)
 
@@ -332,12 +379,55 @@ def _ready(settings: Settings) -> bool:
         return False
 
 
-async def _migrate(settings: Settings) -> None:
+async def _prepare_database(settings: Settings) -> None:
+    await bring_forward(settings)
+    await open_keys(settings)
     database = open_database(settings)
     try:
-        await migrate(database)
+        if await restoring.notice(database, settings.data_dir, None, at_once=True):
+            typer.echo("The database is older than it was: it was restored from a backup.")
+            typer.echo("Positions go on above the last ones; `metagov restored` tells more.")
     finally:
         await database.close()
+
+
+def _data_folder(settings: Settings) -> Path:
+    """The data folder, made if it is not there."""
+    path = settings.data_dir.resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        for name in ("engine.lock", "engine.json", "temporal.log"):
+            if (path / name).exists():
+                with (path / name).open("ab"):
+                    pass
+    except OSError as error:
+        raise StartError(
+            f"METAGOV_DATA_DIR: {error.filename or path} cannot be used ({error.strerror}); it "
+            "must be a folder in which this user may write all files"
+        ) from None
+    return path
+
+
+def _check_grace(settings: Settings) -> None:
+    if settings.worker_grace_seconds >= STOP_SECONDS:
+        raise StartError(
+            f"METAGOV_WORKER_GRACE_SECONDS is {settings.worker_grace_seconds:g}, and `metagov run` "
+            f"stops its worker within {STOP_SECONDS} s; less than that is allowed"
+        )
+
+
+def _check_temporal_file(settings: Settings, path: Path) -> None:
+    if settings.temporal_address is not None or not path.exists():
+        return
+    restore = (
+        "put it back from the backup, or remove it with its -wal and -shm: what is pending is then "
+        "started again from our own database, and the histories of what has ended are gone"
+    )
+    problem = problem_of(path, restore, thorough=True, table="namespaces")
+    if problem is not None:
+        raise StartError(f"The Temporal server's file {path} cannot be used: {problem}")
 
 
 def _check_ports(settings: Settings) -> None:

@@ -8,6 +8,7 @@ The tree, with ``kind`` in brackets and the HTTP status that a driver sees:
     │   └── OutboundRefusedError       400  an address that the engine must not call
     ├── ResourceNotFoundError          404
     ├── NotSupportedError              405
+    ├── RequestTimeoutError            408  a request that did not arrive in time
     ├── ConflictError                  409
     ├── IdempotencyMismatchError       422  an idempotency key used with another body
     ├── UnavailableError               503  nothing was done; the same request may be sent again
@@ -16,6 +17,8 @@ The tree, with ``kind`` in brackets and the HTTP status that a driver sees:
     │   ├── PluginTimeoutError         504  the plugin's method did not end in time
     │   ├── StateConflictError         409  another call changed the state that this one relied on
     │   ├── OutcomeUnknownError        504  a first try may or may not have had its effect
+    │   ├── WorkerLostError            500  its calls took workers down; it is not called again
+    │   ├── PluginPausedError          503  so did other calls of the plugin; it rests for a while
     │   └── PluginError                502  the platform failed the plugin
     │       ├── ConfigurationError          [configuration]
     │       ├── AuthenticationError         [authentication]
@@ -32,9 +35,12 @@ nothing, so that trying once more cannot repeat an effect.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+LONGEST_DETAIL = 4000
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class EngineError(Exception):
     nothing_done: ClassVar[bool] = False
 
     def __init__(self, detail: str = "") -> None:
-        self.detail = detail or self.title
+        self.detail = plain_text(detail) or self.title
         super().__init__(self.detail)
 
 
@@ -111,6 +117,14 @@ class SignatureError(EngineError):
     kind = "bad_signature"
     title = "Signature does not verify"
     status = 401
+
+
+class RequestTimeoutError(EngineError):
+    """A request did not arrive in time."""
+
+    kind = "request_timeout"
+    title = "The request did not arrive in time"
+    status = 408
 
 
 class PayloadTooLargeError(EngineError):
@@ -206,6 +220,30 @@ class OutcomeUnknownError(InvocationError):
     status = 504
 
 
+class WorkerLostError(InvocationError):
+    """The call took its worker down so often that it is not made again."""
+
+    kind = "worker_lost"
+    title = "The plugin takes workers down"
+
+
+class PluginPausedError(InvocationError):
+    """The plugin instance is paused, for its calls took workers down; nothing was done.
+
+    Attributes:
+        retry_after_seconds: How long it is paused.
+    """
+
+    kind = "plugin_paused"
+    title = "The plugin is paused"
+    status = 503
+    nothing_done = True
+
+    def __init__(self, detail: str = "", retry_after_seconds: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class PluginError(InvocationError):
     """The platform failed the plugin: raised by plugins, told to drivers with its message.
 
@@ -244,7 +282,9 @@ class RateLimitError(PluginError):
 
     def __init__(self, detail: str = "", retry_after_seconds: float | None = None) -> None:
         super().__init__(detail)
-        self.retry_after_seconds = retry_after_seconds
+        wait = retry_after_seconds
+        told = isinstance(wait, int | float) and math.isfinite(wait)
+        self.retry_after_seconds = wait if told else None
 
 
 class NotFoundError(PluginError):
@@ -288,6 +328,33 @@ class RecordedError(InvocationError):
         self.recorded = dict(recorded)
 
 
+def is_storable(text: str) -> bool:
+    """Whether every database and JSON can hold a text: no NUL, no half of a surrogate pair.
+
+    Args:
+        text: The text.
+    """
+    return "\x00" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def plain_text(value: object) -> str:
+    """Make a text of whatever plugin code or a platform gave, that can be stored and sent.
+
+    Args:
+        value: A text, or anything else.
+
+    Returns:
+        At most 4000 characters, without NUL and without halves of surrogate pairs.
+    """
+    try:
+        text = str(value)
+    except Exception:
+        text = type(value).__name__
+    if len(text) > LONGEST_DETAIL:
+        text = f"{text[: LONGEST_DETAIL - 1]}…"
+    return text.encode("utf-8", "replace").decode().replace("\x00", "?")
+
+
 def describe(error: EngineError) -> dict[str, Any]:
     """Put an error into plain data, to be recorded and told again.
 
@@ -299,11 +366,13 @@ def describe(error: EngineError) -> dict[str, Any]:
     """
     if isinstance(error, RecordedError):
         return error.recorded
+    # Plugins have errors of their own, which may hold anything.
+    valid = type(error.status) is int and 400 <= error.status <= 599
     described: dict[str, Any] = {
-        "kind": error.kind,
-        "title": error.title,
-        "status": error.status,
-        "detail": error.detail,
+        "kind": plain_text(error.kind),
+        "title": plain_text(error.title),
+        "status": error.status if valid else EngineError.status,
+        "detail": plain_text(getattr(error, "detail", error)),
     }
     violations: Sequence[Violation] = getattr(error, "violations", ())
     if violations:

@@ -23,7 +23,11 @@ STATUS_ATTRIBUTE = SearchAttributeKey.for_keyword("MetagovStatus")
 SEARCH_ATTRIBUTES = (COMMUNITY_ATTRIBUTE, PLUGIN_ATTRIBUTE, PROCESS_ATTRIBUTE, STATUS_ATTRIBUTE)
 
 CREATED = "created"
+PENDING = "pending"
 COMPLETED = "completed"
+
+# For workflows whose input was written before it told how long storing may take.
+STORING_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class ProcessRecord:
     updated_at: str
     completed_at: str | None = None
     closing_at: str | None = None
+    webhooks_left_out: int = 0
 
     @property
     def completed(self) -> bool:
@@ -72,6 +77,7 @@ class ProcessProgress:
         webhooks: Ids of received webhooks that wait for their turn.
         invocations: How many invocations were begun; gives each its id.
         missed_closings: How often the closing time came and the process stayed open.
+        polled_seconds: For how long polls have gone on that were stopped for something else.
     """
 
     record: ProcessRecord | None = None
@@ -79,36 +85,103 @@ class ProcessProgress:
     webhooks: list[str] = field(default_factory=list)
     invocations: int = 0
     missed_closings: int = 0
+    polled_seconds: float = 0.0
 
 
 @dataclass
 class RunGovernanceProcess:
-    """Input of the workflow of one governance process."""
+    """Input of the workflow of one governance process.
+
+    Attributes:
+        process_id: The process.
+        community: The community's name.
+        name: ``{plugin}.{slug}``.
+        capabilities: What its class defines.
+        invocation_timeout_seconds: How long one call may take.
+        close_wait_seconds: How long a close waits for webhooks that were accepted before it.
+        progress: How far a workflow before this one came.
+        storing_seconds: How long the database may be waited for.
+        shown_status: The status that operators searched it by when it was started.
+    """
 
     process_id: str
     community: str
     name: str
     capabilities: Capabilities
     invocation_timeout_seconds: float
+    close_wait_seconds: float = 60
     progress: ProcessProgress = field(default_factory=ProcessProgress)
+    storing_seconds: float = STORING_SECONDS
+    shown_status: str = CREATED
 
 
 @dataclass(frozen=True)
 class InvokeProcess:
-    """One call of a process' ``start``, ``close`` or ``receive_webhook``."""
+    """One call of a process' ``start``, ``close`` or ``receive_webhook``.
+
+    Attributes:
+        process_id: The process.
+        invocation_id: The call's mark.
+        method: The method.
+        webhook_id: The webhook that is received.
+        request_id: The request for a close, if it came by the API.
+        webhooks_left_out: How many webhooks were accepted before a close that does not wait for
+            them any longer.
+    """
 
     process_id: str
     invocation_id: str
     method: str
     webhook_id: str | None = None
+    request_id: str | None = None
+    webhooks_left_out: int = 0
+
+
+@dataclass(frozen=True)
+class CloseProcess:
+    """A request for a close.
+
+    Attributes:
+        request_id: The accepted request.
+        after_webhooks: Whether the process is still to be signalled of webhooks accepted before it.
+    """
+
+    request_id: str
+    after_webhooks: bool = False
+
+
+@dataclass(frozen=True)
+class EndProcess:
+    """The end of a process that the engine itself brings about.
+
+    Attributes:
+        process_id: The process.
+        code: Its ``errors.code``.
+        message: Its ``errors.message``.
+        webhooks_left_out: How many webhooks waited to be handled by it.
+    """
+
+    process_id: str
+    code: str
+    message: str
+    webhooks_left_out: int = 0
 
 
 @dataclass(frozen=True)
 class PollProcess:
-    """Calls of a process' ``update``, repeated until there is news."""
+    """Calls of a process' ``update``, repeated until there is news.
+
+    Attributes:
+        process_id: The process.
+        invocation_id: The mark of the call that brings news.
+        notes_ends: Whether every try of this activity notes its end, so that one without was lost.
+        polled_seconds: For how long those before it have gone on, which were stopped.
+    """
 
     process_id: str
     invocation_id: str
+    notes_ends: bool = False
+    polled_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -119,6 +192,12 @@ class PollTogether:
     plugin: str
     slug: str
     instance_id: str
+    notes_ends: bool = False
+
+    @property
+    def call_id(self) -> str:
+        """What the call is known by when it is lost with its worker."""
+        return f"polls/{self.instance_id}/{self.slug}"
 
     @property
     def activity_id(self) -> str:
@@ -175,6 +254,7 @@ class RunEventProducer:
     instance_id: str
     task: str
     invocation_timeout_seconds: float
+    storing_seconds: float = STORING_SECONDS
 
 
 @dataclass(frozen=True)
@@ -187,9 +267,15 @@ class RunCommunity:
 
 @dataclass(frozen=True)
 class ApplyChange:
-    """One change of a community: its new desired state, or its deletion."""
+    """One change of a community: its new desired state, or its deletion.
+
+    Attributes:
+        change_id: The change.
+        timeout_seconds: How long applying it may take; None: as long as the workflow's first one.
+    """
 
     change_id: str
+    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -220,6 +306,24 @@ async def poll_processes(poll: PollTogether) -> None:
 @activity.defn(name="read_process")
 async def read_process(read: ReadProcess) -> InvocationOutcome:
     """Give the record as it stands."""
+    raise AssertionError("signature only")
+
+
+@activity.defn(name="route_webhooks")
+async def route_webhooks(read: ReadProcess) -> None:
+    """Signal a process of the webhooks that were accepted so far."""
+    raise AssertionError("signature only")
+
+
+@activity.defn(name="end_process")
+async def end_process(end: EndProcess) -> InvocationOutcome:
+    """End a process, and tell its driver why."""
+    raise AssertionError("signature only")
+
+
+@activity.defn(name="watch_workflows")
+async def watch_workflows() -> None:
+    """End processes whose workflow was cancelled or terminated; fails, to be retried."""
     raise AssertionError("signature only")
 
 
@@ -313,15 +417,25 @@ def process_attributes(record: ProcessRecord) -> TypedSearchAttributes:
         record: The process.
 
     Returns:
-        Community, plugin, name and status.
+        Community, plugin, name and status. One whose ``start`` runs is shown as pending already: to
+        change that afterwards would cost each start a write of Temporal's.
     """
     pairs: list[SearchAttributePair[str]] = [
         SearchAttributePair(COMMUNITY_ATTRIBUTE, record.community),
         SearchAttributePair(PLUGIN_ATTRIBUTE, record.name.partition(".")[0]),
         SearchAttributePair(PROCESS_ATTRIBUTE, record.name),
-        SearchAttributePair(STATUS_ATTRIBUTE, record.status),
+        SearchAttributePair(STATUS_ATTRIBUTE, shown_status(record)),
     ]
     return TypedSearchAttributes(pairs)
+
+
+def shown_status(record: ProcessRecord) -> str:
+    """The status that operators search a process by.
+
+    Args:
+        record: The process.
+    """
+    return PENDING if record.status == CREATED else record.status
 
 
 def instance_attributes(community: str, name: str | None) -> TypedSearchAttributes:

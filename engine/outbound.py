@@ -192,9 +192,11 @@ def _ssl_context() -> ssl.SSLContext:
 
 
 class Connections:
-    """Connections that calls of plugin code share: kept open for a while, found by their address.
+    """Connections to platforms.
 
-    What tells communities apart (keys, cookies) is with each call's own client, never with these.
+    Those of plain ``def`` methods are shared by all calls: kept open for a while, found by their
+    address. What tells communities apart (keys, cookies) is with each call's own client, never with
+    these. An ``async def`` method runs in a loop of its own, which no connection outlives.
 
     Args:
         policy: Which addresses may be called.
@@ -203,7 +205,6 @@ class Connections:
     def __init__(self, policy: OutboundPolicy) -> None:
         self._policy = policy
         self._sync: httpx.HTTPTransport | None = None
-        self._async: httpx.AsyncHTTPTransport | None = None
         self._lock = threading.Lock()
 
     def sync_transport(self) -> httpx.BaseTransport:
@@ -214,17 +215,13 @@ class Connections:
         return _Shared(self._sync)
 
     def async_transport(self) -> httpx.AsyncBaseTransport:
-        """The connections of ``async def`` methods; a client's end does not close them."""
-        if self._async is None:
-            self._async = checked_transport(self._policy)
-        return _SharedAsync(self._async)
+        """New connections for one client of an ``async def`` method, whose end closes them."""
+        return checked_transport(self._policy)
 
-    async def close(self) -> None:
-        """Close them all."""
+    def close(self) -> None:
+        """Close those that are shared."""
         if self._sync is not None:
             self._sync.close()
-        if self._async is not None:
-            await self._async.aclose()
 
 
 class _Shared(httpx.BaseTransport):
@@ -233,14 +230,6 @@ class _Shared(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         return self._transport.handle_request(request)
-
-
-class _SharedAsync(httpx.AsyncBaseTransport):
-    def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
-        self._transport = transport
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._transport.handle_async_request(request)
 
 
 def checked_sync_transport(policy: OutboundPolicy) -> httpx.HTTPTransport:

@@ -11,6 +11,7 @@ from typing import Any
 
 from temporalio.client import Client
 
+from engine.errors import OutboundRefusedError
 from engine.messages import Capabilities
 from engine.outbound import Connections, OutboundPolicy
 from engine.schedules import Schedules
@@ -19,8 +20,11 @@ from engine.settings import Settings, SettingsError
 from engine.store.database import Database, database_url, open_database, utc_now
 from engine.store.endpoints import Endpoint
 from engine.store.instance_cache import InstanceCache
+from engine.store.readiness import Readiness, open_keys
 from engine.store.secrets import SecretBox, kept_secret, open_secret_box
 from engine.temporal import Temporal, connect
+
+SIGNING_FILE = "driver-webhook-secret"
 
 
 @dataclass(frozen=True)
@@ -30,16 +34,18 @@ class Engine:
     Attributes:
         settings: The settings.
         database: The database.
+        readiness: Says whether the database can be worked with.
         secrets: Opens plugin configs.
         instances: Plugin instances that were read before.
         temporal: What is asked of Temporal.
         schedules: What is asked of its schedules.
         outbound: Which addresses may be called.
-        connections: To platforms, shared by all calls of plugin code.
+        connections: To platforms.
     """
 
     settings: Settings
     database: Database
+    readiness: Readiness
     secrets: SecretBox
     instances: InstanceCache
     temporal: Temporal
@@ -59,11 +65,16 @@ def check_settings(settings: Settings) -> None:
     """
     database_url(settings)
     open_secret_box(settings)
-    _outbound(settings)
+    outbound = _outbound(settings)
+    if settings.driver_event_receiver_url:
+        try:
+            outbound.check_url(settings.driver_event_receiver_url)
+        except OutboundRefusedError as error:
+            raise SettingsError(f"METAGOV_DRIVER_EVENT_RECEIVER_URL: {error.detail}") from None
     for secret in driver_webhook_secrets(settings):
         problem = webhook_secret_problem(secret)
         if problem:
-            raise SettingsError(f"METAGOV_DRIVER_WEBHOOK_SECRET {problem}")
+            raise SettingsError(f"{_place_of_webhook_secrets(settings)} {problem}")
 
 
 def _outbound(settings: Settings) -> OutboundPolicy:
@@ -89,21 +100,23 @@ async def open_engine(
 
     Raises:
         SettingsError: A setting does not work.
+        DatabaseUnfitError: The database cannot be used.
         RuntimeError: Temporal does not answer, and ``lazy`` is False.
     """
     async with AsyncExitStack() as stack:
+        secrets = await open_keys(settings)
         database = open_database(settings)
         stack.push_async_callback(database.close)
         connected = client or await connect(settings, lazy=lazy)
         outbound = _outbound(settings)
         connections = Connections(outbound)
-        stack.push_async_callback(connections.close)
+        stack.callback(connections.close)
         schedules = Schedules(connected, settings)
         stack.push_async_callback(schedules.close)
-        secrets = open_secret_box(settings)
         yield Engine(
             settings=settings,
             database=database,
+            readiness=Readiness(settings, secrets),
             secrets=secrets,
             instances=InstanceCache(database, secrets),
             temporal=Temporal(connected, settings),
@@ -125,7 +138,13 @@ def driver_webhook_secrets(settings: Settings) -> list[str]:
     if settings.driver_webhook_secret is not None:
         given = settings.driver_webhook_secret.get_secret_value()
         return [secret.strip() for secret in given.split(",")]
-    return [kept_secret(settings.data_dir / "driver-webhook-secret", new_webhook_secret())]
+    return [kept_secret(settings.data_dir / SIGNING_FILE, new_webhook_secret())]
+
+
+def _place_of_webhook_secrets(settings: Settings) -> str:
+    if settings.driver_webhook_secret is not None:
+        return "METAGOV_DRIVER_WEBHOOK_SECRET"
+    return f"The secret in {settings.data_dir / SIGNING_FILE}"
 
 
 def new_webhook_secret() -> str:

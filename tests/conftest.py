@@ -12,7 +12,9 @@ import psycopg
 import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
+from temporalio.workflow import SandboxImportNotificationPolicy
 
+import worker
 from engine.discovery import load_plugins
 from engine.messages import SEARCH_ATTRIBUTES
 from engine.temporal import ensure_search_attributes
@@ -35,6 +37,17 @@ def clean_environment() -> None:
     for name in [name for name in os.environ if name.startswith("METAGOV_")]:
         if name != "METAGOV_CONTRACTS_DIR":
             del os.environ[name]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def strict_sandbox() -> Iterator[None]:
+    """Workflows may load nothing into their sandbox that nobody meant to be there."""
+    strict = worker.SANDBOX.with_import_notification_policy(
+        SandboxImportNotificationPolicy.RAISE_ON_UNINTENTIONAL_PASSTHROUGH
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "SANDBOX", strict)
+        yield
 
 
 @pytest.fixture(scope="session")

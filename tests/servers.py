@@ -16,12 +16,13 @@ from starlette.routing import Route
 
 
 @asynccontextmanager
-async def serve(app: Any) -> AsyncIterator[str]:
+async def serve(app: Any, config: uvicorn.Config | None = None) -> AsyncIterator[str]:
     """Serve an application on a free port of loopback; yields its base URL."""
     # With its protocol named, accepted sockets get TCP_NODELAY from asyncio.
     listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2))
+    config = config or uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
         if task.done():

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
+
 import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from engine.activities.heartbeat import (
     before_plugin_code,
-    first_try,
     give_up,
+    last_unforeseen_try,
     try_again,
+    was_cut_off,
     with_heartbeat,
 )
 from engine.activities.invocation import (
     LoadedPlugin,
+    beside_plugin_code,
     hand_out,
     load_plugin,
     store_effects,
 )
+from engine.activities.lost_calls import is_suspect, isolate_after_losses
 from engine.activities.pacing import paced_call
 from engine.errors import (
     EngineError,
@@ -27,7 +33,9 @@ from engine.errors import (
     PluginCodeError,
     RecordedError,
     StateConflictError,
+    UnavailableError,
     Violation,
+    WorkerLostError,
     describe,
 )
 from engine.messages import PerformAction
@@ -36,7 +44,8 @@ from engine.sdk.arguments import arguments_for
 from engine.sdk.parameters import Parameters, json_safe, validate
 from engine.sdk.registry import ActionDeclaration
 from engine.store import invocations
-from engine.store.invocations import DONE, Invocation
+from engine.store.database import is_outage
+from engine.store.invocations import DONE, RUNNING, Invocation
 
 log = structlog.get_logger()
 
@@ -44,6 +53,7 @@ LONGEST_RETRY_SECONDS = 5.0
 
 
 MOST_TRIES = 3
+UNKNOWN = "A first try was cut off; whether it had an effect is not known"
 
 
 class _SupersededError(Exception):
@@ -70,14 +80,28 @@ class ActionActivities:
         Raises:
             ApplicationError: It failed; the error is recorded with the invocation.
         """
-        await with_heartbeat(self._perform(action.invocation_id))
+        await with_heartbeat(self._perform_or_end(action.invocation_id))
+
+    async def _perform_or_end(self, invocation_id: str) -> None:
+        try:
+            await self._perform(invocation_id)
+        except ApplicationError:
+            raise
+        except Exception as error:
+            if is_outage(error) or not last_unforeseen_try():
+                raise
+            log.exception("action not performed", invocation=invocation_id)
+            unknown = OutcomeUnknownError("The engine failed; the action may have been done")
+            await self._record_failure(invocation_id, unknown, ours=False)
+            raise give_up(unknown) from None
 
     async def _perform(self, invocation_id: str) -> None:
-        action = None
+        action, ours = None, False
         try:
             with before_plugin_code():
                 row, loaded = await self._load(invocation_id)
-            action = loaded.declaration.actions.get(row.target) if loaded else None
+                action = loaded.declaration.actions.get(row.target) if loaded else None
+                row, ours = await self._begin(row, action)
             done = row.status == DONE
             items = _items_of(row) if done else await self._run(row, loaded, action)
         except EngineError as error:
@@ -85,8 +109,17 @@ class ActionActivities:
             last = activity.info().attempt >= MOST_TRIES
             last = last or (retry_after or 0) > LONGEST_RETRY_SECONDS
             if not last and _may_be_repeated(error, action):
+                if ours and error.nothing_done:
+                    await invocations.set_back(self._engine.database, invocation_id)
                 raise try_again(error, retry_after) from None
-            await self._record_failure(invocation_id, error)
+            if not ours and await self._may_have_run(invocation_id, error):
+                error = OutcomeUnknownError(UNKNOWN)
+            if ours and isinstance(error, WorkerLostError):
+                # This very call may have had its effect, whatever became of those before it.
+                error = OutcomeUnknownError(
+                    "The action took its process down; whether it had an effect is not known"
+                )
+            await self._record_failure(invocation_id, error, ours=ours)
             raise give_up(error) from None
         await hand_out(self._engine, row.community, items)
 
@@ -97,7 +130,41 @@ class ActionActivities:
             row, enabled = found
             if row.status == DONE or enabled is None:
                 return row, None
-            return row, await load_plugin(self._engine, session, enabled, invocation_id)
+            loaded = await load_plugin(self._engine, session, enabled, invocation_id)
+        action = loaded.declaration.actions.get(row.target)
+        if action is not None and action.idempotent:
+            loaded.isolated |= await is_suspect(self._engine, invocation_id, enabled)
+        else:
+            # It is made once only, so what is counted is all of them.
+            loaded.lost_as = f"actions:{enabled.id}"
+            await isolate_after_losses(self._engine, enabled, row.target)
+        return row, loaded
+
+    async def _may_have_run(self, invocation_id: str, error: EngineError) -> bool:
+        """Whether a try that was cut off may have had an effect, whatever this one met with."""
+        if isinstance(error, RecordedError | WorkerLostError):
+            return False
+        if activity.info().attempt > 1 and not was_cut_off():
+            return False
+        async with self._engine.database.read() as session:
+            row = await invocations.get_invocation(session, invocation_id)
+        return row is not None and row.status == RUNNING
+
+    async def _begin(
+        self, row: Invocation, action: ActionDeclaration | None
+    ) -> tuple[Invocation, bool]:
+        """Note that the action may run now; gives the invocation, and if this try is the first."""
+        if row.status == DONE or action is None:
+            return row, False
+        if await invocations.begin(self._engine.database, row):
+            return row, True
+        async with self._engine.database.read() as session:
+            now = await invocations.get_invocation(session, row.id)
+        if now is not None and now.status == DONE:
+            return now, False
+        if not action.idempotent:
+            raise OutcomeUnknownError(UNKNOWN)
+        return row, False
 
     async def _run(
         self, row: Invocation, loaded: LoadedPlugin | None, action: ActionDeclaration | None
@@ -106,11 +173,6 @@ class ActionActivities:
             raise PluginCodeError(f"Plugin '{row.plugin}' was disabled meanwhile")
         if action is None:
             raise PluginCodeError(f"This worker knows no action '{row.plugin}.{row.target}'")
-        if not action.idempotent and not first_try():
-            raise OutcomeUnknownError(
-                "A first try was cut off; whether it had an effect is not known"
-            )
-        result = await _call_action(self._engine, loaded, action, row)
 
         async def store(session: AsyncSession) -> list[str]:
             items = await store_effects(self._engine, session, loaded)
@@ -119,22 +181,34 @@ class ActionActivities:
                 return items
             raise _SupersededError
 
-        try:
-            items = await self._engine.database.persist(store)
-        except _SupersededError:
-            done = await self._engine.database.recall(
-                lambda session: invocations.get_invocation(session, row.id)
-            )
-            return _items_of(done) if done is not None else []
+        with beside_plugin_code(loaded, f"action '{row.plugin}.{row.target}'"):
+            result = await _call_action(self._engine, loaded, action, row)
+            try:
+                items = await self._engine.database.persist(store)
+            except _SupersededError:
+                done = await self._engine.database.recall(
+                    lambda session: invocations.get_invocation(session, row.id)
+                )
+                return _items_of(done) if done is not None else []
         log.info("action performed", community=row.community, action=f"{row.plugin}.{row.target}")
         return items
 
-    async def _record_failure(self, invocation_id: str, error: EngineError) -> None:
+    async def _record_failure(self, invocation_id: str, error: EngineError, *, ours: bool) -> None:
+        database = self._engine.database
+
         async def record(session: AsyncSession) -> None:
-            await invocations.mark_done(session, invocation_id, error=describe(error))
+            told = error
+            if error.status == UnavailableError.status:
+                # Nothing was done, and the same key may be sent again.
+                if await invocations.withdraw(
+                    database, session, invocation_id, describe(error), begun=ours
+                ):
+                    return
+                told = OutcomeUnknownError(UNKNOWN)
+            await invocations.mark_done(session, invocation_id, error=describe(told))
 
         await self._engine.database.persist(record)
-        log.warning("action failed", invocation=invocation_id, kind=error.kind)
+        log.warning("action failed", invocation=invocation_id, kind=error.kind, detail=error.detail)
 
 
 def _may_be_repeated(error: EngineError, action: ActionDeclaration | None) -> bool:
@@ -165,6 +239,9 @@ async def _call_action(
         plain = json_safe(result)
     except PluginCodeError as error:
         raise PluginCodeError(f"The {what} returned what JSON cannot hold: {error}") from None
+    size, most = len(json.dumps(plain)), engine.settings.result_max_bytes
+    if size > most:
+        raise PluginCodeError(f"The {what} returned {size} bytes of JSON; allowed are {most}")
     violations = validate(plain, action.output_schema) if action.output_schema else []
     if violations:
         places = "; ".join(f"{v.path or '/'}: {v.message}" for v in violations[:5])

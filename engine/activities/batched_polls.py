@@ -10,10 +10,10 @@ from typing import Any
 import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from engine.activities.heartbeat import with_heartbeat
+from engine.activities.heartbeat import again_in, remember, remembered, with_heartbeat
 from engine.activities.invocation import LoadedPlugin, hand_out, load_plugin, store_effects
+from engine.activities.lost_calls import clear, forgive, is_suspect
 from engine.activities.pacing import noting_limits, wait_for_poll
 from engine.activities.process_calls import (
     LoadedProcess,
@@ -22,7 +22,7 @@ from engine.activities.process_calls import (
     snapshot_of,
     store_change,
 )
-from engine.errors import EngineError
+from engine.errors import EngineError, PluginPausedError, WorkerLostError
 from engine.messages import COMPLETED, PollTogether, ProcessRecord
 from engine.resources import Engine
 from engine.sdk.process import ProcessSnapshot
@@ -33,6 +33,7 @@ from engine.store.processes import GovernanceProcess
 log = structlog.get_logger()
 
 JITTER = 0.1
+NEXT = "next"
 
 
 class BatchedPollActivities:
@@ -58,26 +59,47 @@ class BatchedPollActivities:
         await with_heartbeat(self._poll(poll))
 
     async def _poll(self, poll: PollTogether) -> None:
-        key = f"{poll.activity_id}#{activity.info().attempt}"
+        try:
+            await self._try(poll)
+        except PluginPausedError as error:
+            raise again_in("not_due", error.retry_after_seconds) from None
+        except WorkerLostError:
+            # It is paused from now on; after that it is given as many tries again.
+            await forgive(self._engine, poll.call_id)
+            raise again_in("not_due", None) from None
+
+    async def _try(self, poll: PollTogether) -> None:
+        key = f"{poll.call_id}#{activity.info().attempt}"
         async with self._engine.database.read() as session:
             enabled = await communities.find_enabled(session, poll.instance_id)
             if enabled is None:
                 return  # Disabled; if it was enabled anew, another one polls.
+            suspect = poll.notes_ends and await is_suspect(self._engine, poll.call_id, enabled)
             plugin = await load_plugin(self._engine, session, enabled, key)
+            plugin.isolated |= suspect
             rows = await processes.pending_of_class(session, poll.instance_id, poll.slug)
         declaration = plugin.declaration.processes.get(poll.slug)
         if declaration is None or not declaration.polls_together:
             return
         if activity.info().attempt > 1:
             most = declaration.cls.most_together
+            rows = rows[_first_of(rows, remembered(NEXT)) :]
             for some in (rows[n : n + most] for n in range(0, len(rows), most)):
                 turn = await wait_for_poll(self._engine, plugin)
                 if turn > timedelta(0):
-                    raise _again_in(turn.total_seconds())
+                    # The next try goes on with these, or those at the end would never be polled.
+                    remember(NEXT, some[0].id)
+                    raise again_in("not_due", turn.total_seconds())
+                remember(NEXT, None)
                 await self._update(plugin, declaration, some, key)
-                plugin = await self._loaded_anew(poll, key) or plugin
+                again = await self._loaded_anew(poll, key)
+                if again is None:
+                    return
+                again.isolated |= suspect
+                plugin = again
+            await clear(self._engine, poll.call_id)
         every = declaration.poll_every_seconds or self._engine.settings.poll_interval_seconds
-        raise _again_in(every * random.uniform(1 - JITTER, 1))  # noqa: S311
+        raise again_in("not_due", every * random.uniform(1 - JITTER, 1))  # noqa: S311
 
     async def _loaded_anew(self, poll: PollTogether, key: str) -> LoadedPlugin | None:
         async with self._engine.database.read() as session:
@@ -94,10 +116,9 @@ class BatchedPollActivities:
         loaded = [as_loaded(plugin, row, declaration) for row in rows]
         what = f"the update_many of process '{declaration.name}'"
         cls: Any = declaration.cls
+        objects = [item.process for item in loaded]
         try:
-            await noting_limits(
-                self._engine, plugin, what, cls.update_many, [item.process for item in loaded]
-            )
+            await noting_limits(self._engine, plugin, what, cls.update_many, objects)
             changed = [
                 (item, snapshot)
                 for item in loaded
@@ -105,6 +126,8 @@ class BatchedPollActivities:
             ]
             shared = plugin.context.state.changes() or plugin.context.events
             records = await self._commit(plugin, changed) if changed or shared else []
+        except WorkerLostError:
+            raise
         except EngineError as error:
             log.warning("poll failed", name=declaration.name, kind=error.kind, detail=error.detail)
             return
@@ -134,17 +157,13 @@ class BatchedPollActivities:
         return records
 
 
+def _first_of(rows: Sequence[GovernanceProcess], process_id: str | None) -> int:
+    """Where in the rows a process stands; at their beginning if it has ended meanwhile."""
+    return next((index for index, row in enumerate(rows) if row.id == process_id), 0)
+
+
 def _changed(item: LoadedProcess, snapshot: ProcessSnapshot) -> bool:
     return item.is_news(snapshot) or item.had_own_effects(snapshot)
-
-
-def _again_in(seconds: float) -> ApplicationError:
-    return ApplicationError(
-        "not due",
-        type="not_due",
-        category=ApplicationErrorCategory.BENIGN,
-        next_retry_delay=timedelta(seconds=seconds),
-    )
 
 
 async def poll_together(engine: Engine, community: str | None = None) -> int:
@@ -164,6 +183,6 @@ async def poll_together(engine: Engine, community: str | None = None) -> int:
         declared = Registry.plugins.get(plugin)
         process = declared.processes.get(slug) if declared else None
         if process is not None and process.polls_together:
-            poll = PollTogether(name, plugin, slug, instance_id)
+            poll = PollTogether(name, plugin, slug, instance_id, notes_ends=True)
             started += await engine.temporal.background.poll_together(poll)
     return started

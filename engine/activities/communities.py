@@ -9,9 +9,14 @@ from typing import Any
 import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from engine.activities.batched_polls import poll_together
-from engine.activities.heartbeat import before_plugin_code, first_try, with_heartbeat
+from engine.activities.heartbeat import (
+    before_plugin_code,
+    last_unforeseen_try,
+    with_heartbeat,
+)
 from engine.activities.invocation import (
     LoadedPlugin,
     build_plugin,
@@ -33,16 +38,17 @@ from engine.resources import Engine
 from engine.schedules import TaskSchedule
 from engine.sdk import plugin as sdk
 from engine.sdk.registry import Registry
-from engine.store import communities, invocations, processes
+from engine.store import communities, invocations, processes, webhooks
 from engine.store.communities import (
     ACCEPTED,
     APPLIED,
+    APPLYING,
     REFUSED,
     Community,
     CommunityChange,
     PluginInstance,
 )
-from engine.store.database import new_id, utc_now
+from engine.store.database import is_outage, new_id, utc_now
 
 log = structlog.get_logger()
 
@@ -89,13 +95,8 @@ class CommunityActivities:
         with before_plugin_code():
             async with self._engine.database.read() as session:
                 change = await session.get_one(CommunityChange, change_id)
-        if change.status == ACCEPTED:
+        if change.status in (ACCEPTED, APPLYING):
             try:
-                if not first_try():
-                    raise OutcomeUnknownError(
-                        "A first try was cut off; the community is as it was, but whether "
-                        "its plugins had an effect on a platform is not known"
-                    )
                 if change.desired_encrypted is None:
                     items, records = await self._delete(change)
                 else:
@@ -103,6 +104,14 @@ class CommunityActivities:
                     items, records = await self._put(change, desired)
             except EngineError as error:
                 await self._refuse(change, error)
+                return
+            except ApplicationError:
+                raise
+            except Exception as error:
+                if is_outage(error) or not last_unforeseen_try():
+                    raise
+                log.exception("community not changed", community=change.community)
+                await self._refuse(change, EngineError("The engine failed; its log tells more"))
                 return
             log.info("community changed", community=change.community, change=change_id)
         else:
@@ -118,12 +127,21 @@ class CommunityActivities:
     ) -> tuple[list[str], list[ProcessRecord]]:
         with before_plugin_code():
             plan = await self._plan(change.community, desired)
+            await self._begin(change)
         await self._enable(plan)
         for instance, readable_name in plan.leaving:
             await self._disable(instance, readable_name)
         return await self._engine.database.persist(
             lambda session: self._store(session, change, plan)
         )
+
+    async def _begin(self, change: CommunityChange) -> None:
+        """Note that plugins may be called from now on, unless they may have been before."""
+        if not await communities.begin_change(self._engine.database, change):
+            raise OutcomeUnknownError(
+                "A first try was cut off; the community is as it was, but whether "
+                "its plugins had an effect on a platform is not known"
+            )
 
     async def _enable(self, plan: _Plan) -> None:
         """Call the plugins that come or change; if one fails, those that came leave again."""
@@ -198,6 +216,7 @@ class CommunityActivities:
             if old_id is not None:
                 for process in await processes.unfinished_of_instance(session, old_id):
                     process.instance_id = loaded.instance_id
+                await webhooks.move_unhandled(session, old_id, loaded.instance_id)
         for instance, _, loaded in plan.reconfigured:
             stored = await session.get_one(PluginInstance, instance.id)
             stored.position = plan.positions[instance.plugin]
@@ -206,7 +225,7 @@ class CommunityActivities:
         for instance in plan.kept:
             stored = await session.get_one(PluginInstance, instance.id)
             stored.position = plan.positions[instance.plugin]
-        mark = await session.get_one(CommunityChange, change.id)
+        mark = await _begun(session, change)
         mark.status, mark.created, mark.desired_encrypted = APPLIED, created, None
         return items, records
 
@@ -257,6 +276,7 @@ class CommunityActivities:
             async with self._engine.database.read() as session:
                 community = await communities.get_community(session, change.community)
                 leaving = await communities.instances_of(session, change.community)
+            await self._begin(change)
         for instance in leaving:
             await self._disable(instance, community.readable_name if community else "")
         async with self._engine.database.write() as session:
@@ -267,8 +287,7 @@ class CommunityActivities:
             items, records = await self._end_processes(session, instances)
             await communities.delete_instances(session, [i.id for i in instances])
             await session.delete(row)
-            mark = await session.get_one(CommunityChange, change.id)
-            mark.status = APPLIED
+            (await _begun(session, change)).status = APPLIED
         return items, records
 
     async def _end_processes(
@@ -290,13 +309,18 @@ class CommunityActivities:
         return items, records
 
     async def _refuse(self, change: CommunityChange, error: EngineError) -> None:
-        async with self._engine.database.write() as session:
-            mark = await session.get_one(CommunityChange, change.id)
+
+        async def refuse(session: AsyncSession) -> None:
+            mark = await session.get_one(CommunityChange, change.id, with_for_update=True)
+            if mark.status not in (ACCEPTED, APPLYING):
+                return
             # Whatever `initialize` fails of, it is the plugin's failure to be told: 502. Only
             # credentials that do not work are the request's own fault.
             told = describe(error) | ({"status": 502} if error.status == 500 else {})
             told |= {"status": 400} if isinstance(error, AuthenticationError) else {}
             mark.status, mark.error, mark.desired_encrypted = REFUSED, told, None
+
+        await self._engine.database.persist(refuse)
         log.warning(
             "community not changed",
             community=change.community,
@@ -322,6 +346,14 @@ class CommunityActivities:
                     await self._engine.schedules.unschedule_task(task.id)
 
 
+async def _begun(session: AsyncSession, change: CommunityChange) -> CommunityChange:
+    """Give the change's row, unless another try has ended it: then nothing of this one stands."""
+    mark = await session.get_one(CommunityChange, change.id, with_for_update=True)
+    if mark.status != APPLYING:
+        raise OutcomeUnknownError("The change was given up meanwhile")
+    return mark
+
+
 async def _call_on_disable(loaded: LoadedPlugin) -> None:
     """Let a plugin clean up on its platform; if that fails, it is disabled all the same."""
     name = loaded.declaration.name
@@ -345,11 +377,14 @@ async def withdraw_abandoned_changes(engine: Engine) -> int:
         How many there were.
     """
     async with engine.database.write() as session:
-        abandoned = await communities.changes_before(session, ACCEPTED, utc_now() - ABANDONED_AFTER)
+        abandoned = await communities.changes_before(session, utc_now() - ABANDONED_AFTER)
         for change in abandoned:
-            change.status, change.desired_encrypted = REFUSED, None
-            change.error = describe(UnavailableError("The change was never applied; ask again"))
-            await invocations.withdraw(session, change.id)
+            never = describe(UnavailableError("The change was never applied; ask again"))
+            if await communities.withdraw_change(engine.database, session, change.id, never):
+                await invocations.forget_key(session, change.id)
+            else:
+                unknown = OutcomeUnknownError("The change was begun, and never ended")
+                await communities.refuse_change(session, change.id, describe(unknown))
             log.warning("change withdrawn", community=change.community, change=change.id)
     return len(abandoned)
 

@@ -146,6 +146,7 @@ class DeliveryActivities:
             ),
             "metagov-community": item.community,
             "metagov-position": str(item.position),
+            "metagov-epoch": str(item.epoch),
         }
         none = timedelta(0)
         try:

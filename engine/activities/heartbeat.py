@@ -5,38 +5,56 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from contextvars import ContextVar
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from engine.errors import EngineError, UnavailableError
-from engine.store.database import is_outage
+from engine.store.database import is_outage, utc_now
 
 Result = TypeVar("Result")
 
 INTERVAL_SECONDS = 5.0
-NOTHING_DONE = "nothing done"
+LAST_SECONDS = timedelta(seconds=5)
+ENDED = "ended"
+LOST = "lost"
+CUT_OFF = "cut_off"
+UNFORESEEN = "unforeseen"
+# An error that nobody foresaw is given so many tries; then the call is told as failed.
+MOST_UNFORESEEN = 5
+
+_REMEMBERED: ContextVar[dict[str, Any]] = ContextVar("remembered")
 
 
 async def with_heartbeat(work: Coroutine[Any, Any, Result]) -> Result:
     """Run an activity's work to its end, with heartbeats.
 
     A cancellation from the server is not passed on: what is under way is finished, for a half-done
-    call of plugin code would have an unknown outcome. A stopping worker does cut it off.
+    call of plugin code would have an unknown outcome. A stopping worker does cut it off, and so
+    does the end of its time: the server would have it tried elsewhere meanwhile, as if its worker
+    had died.
 
     Args:
         work: The work.
 
     Returns:
         What it returned.
+
+    Raises:
+        ApplicationError: Its time was up; it is to be tried again.
     """
+    ends_at = _ends_at()
+    remembered = _told_by_earlier_tries()
+    _REMEMBERED.set(remembered)
     task = asyncio.ensure_future(work)
     try:
         while not task.done():
             try:
-                await asyncio.wait({task}, timeout=INTERVAL_SECONDS)
+                left = (ends_at - utc_now()).total_seconds()
+                await asyncio.wait({task}, timeout=min(INTERVAL_SECONDS, max(left, 0)))
             except asyncio.CancelledError:
                 if activity.is_worker_shutdown():
                     raise
@@ -45,23 +63,80 @@ async def with_heartbeat(work: Coroutine[Any, Any, Result]) -> Result:
                     current.uncancel()
             if not task.done():
                 activity.heartbeat()
+                if utc_now() >= ends_at:
+                    remembered[CUT_OFF] = True
+                    raise again_in("out_of_time", None)
         return task.result()
+    except BaseException:
+        # The next try knows by this that the worker lives.
+        activity.heartbeat(ENDED, activity.info().attempt, remembered)
+        raise
     finally:
         if not task.done():
             task.cancel()
 
 
-def first_try() -> bool:
-    """Whether no earlier try of this activity can have had an effect."""
+def _ends_at() -> datetime:
+    """When the activity's own time is up, so long before the server's that this can be told."""
     info = activity.info()
-    return info.attempt == 1 or list(info.heartbeat_details) == [NOTHING_DONE, info.attempt - 1]
+    longest = info.start_to_close_timeout or timedelta(days=365)
+    return info.started_time + max(longest - LAST_SECONDS, longest / 2)
+
+
+def remember(name: str, value: Any) -> None:
+    """Tell the next try of this activity something.
+
+    Args:
+        name: What it is.
+        value: JSON data; None: nothing any more.
+    """
+    remembered = _REMEMBERED.get()
+    remembered[name] = value
+
+
+def remembered(name: str) -> Any:
+    """What an earlier try of this activity told this one.
+
+    Args:
+        name: What it is.
+
+    Returns:
+        JSON data, or None.
+    """
+    return _REMEMBERED.get().get(name)
+
+
+def was_cut_off() -> bool:
+    """Whether any try before this one ended with its worker, and not by itself."""
+    return remembered(CUT_OFF) is True
+
+
+def was_just_lost() -> bool:
+    """Whether a try before this one ended with its worker and nobody has counted that; once."""
+    lost = remembered(LOST) is True
+    remember(LOST, None)
+    return lost
+
+
+def _told_by_earlier_tries() -> dict[str, Any]:
+    details, attempt = list(activity.info().heartbeat_details), activity.info().attempt
+    if attempt == 1:
+        return {}
+    if details[:2] == [ENDED, attempt - 1]:
+        return dict(details[2])
+    # What that try was told is gone with it.
+    return {LOST: True, CUT_OFF: True}
+
+
+def last_unforeseen_try() -> bool:
+    """Count an error that nobody foresaw: whether it is to be told now instead of tried again."""
+    met = (remembered(UNFORESEEN) or 0) + 1
+    remember(UNFORESEEN, met)
+    return bool(met >= MOST_UNFORESEEN)
 
 
 def try_again(error: EngineError, delay_seconds: float | None = None) -> ApplicationError:
-    """Make the failure with which an activity asks for another try, this one having done nothing.
-
-    If no try before it had an effect either, the last heartbeat says so to the next one, which then
-    may run plugin code.
+    """Make the failure with which an activity asks for another try.
 
     Args:
         error: What went wrong.
@@ -70,13 +145,24 @@ def try_again(error: EngineError, delay_seconds: float | None = None) -> Applica
     Returns:
         The failure, to be raised. It carries the error's kind only, for it stays in the history.
     """
-    if first_try():
-        activity.heartbeat(NOTHING_DONE, activity.info().attempt)
+    return again_in(error.kind, delay_seconds)
+
+
+def again_in(reason: str, seconds: float | None) -> ApplicationError:
+    """Make the failure with which an activity asks for another try at a certain time.
+
+    Args:
+        reason: Why, in a word.
+        seconds: When to try again; None: as the retry policy says.
+
+    Returns:
+        The failure, to be raised.
+    """
     return ApplicationError(
-        error.kind,
-        type=error.kind,
+        reason,
+        type=reason,
         category=ApplicationErrorCategory.BENIGN,
-        next_retry_delay=timedelta(seconds=delay_seconds) if delay_seconds is not None else None,
+        next_retry_delay=timedelta(seconds=seconds) if seconds is not None else None,
     )
 
 

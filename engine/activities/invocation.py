@@ -9,28 +9,45 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID, uuid5
 
 import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
+from temporalio.exceptions import ApplicationError
 
-from engine.activities.threads import run_in_thread
-from engine.errors import InvocationError, PluginCodeError, PluginTimeoutError
+from engine.activities.threads import run_in_loop, run_in_thread
+from engine.errors import (
+    BadWebhookError,
+    EngineError,
+    InvocationError,
+    PluginCodeError,
+    PluginPausedError,
+    PluginTimeoutError,
+    UnavailableError,
+    plain_text,
+)
 from engine.resources import Engine, webhook_path
 from engine.sdk.http import as_plugin_error
 from engine.sdk.parameters import secret_properties
 from engine.sdk.plugin import Community, InvocationContext, Plugin
+from engine.sdk.process import GovernanceProcess as ProcessObject
 from engine.sdk.registry import PluginDeclaration, Registry
 from engine.sdk.state import State
 from engine.store import communities, outbox
 from engine.store.communities import EnabledInstance
+from engine.store.database import is_outage, utc_now
 from engine.store.processes import GovernanceProcess
 from engine.store.secrets import redact, secret_values
 
 log = structlog.get_logger()
+
+_TELLINGS = UUID("0f6f1a3e-5a1c-4d0e-9a57-3b1f0c2d7e64")
 
 
 @dataclass
@@ -44,6 +61,9 @@ class LoadedPlugin:
         context: What the call is given, and what it did.
         hidden: The config's secrets, to be kept out of every text.
         paused_until: Until when its platform wants no calls, if it said so.
+        processes: The objects that stand for governance processes in the call.
+        isolated: Whether it is called in a process of its own, for it may take this one down.
+        lost_as: What is counted if the call is lost with its worker.
     """
 
     instance_id: str
@@ -52,6 +72,9 @@ class LoadedPlugin:
     context: InvocationContext
     hidden: tuple[str, ...]
     paused_until: datetime | None = None
+    processes: list[ProcessObject] = field(default_factory=list)
+    isolated: bool = False
+    lost_as: str = ""
 
     @property
     def community(self) -> str:
@@ -74,8 +97,15 @@ async def load_plugin(
         The instance, ready for one call.
 
     Raises:
+        PluginPausedError: Its calls took workers down; it is not called for a while.
         PluginCodeError: The plugin is not installed in this worker.
     """
+    if enabled.stopped_until is not None and enabled.stopped_until > utc_now():
+        raise PluginPausedError(
+            f"The plugin '{enabled.plugin}' is paused for community '{enabled.community}' until "
+            f"{enabled.stopped_until.isoformat()}: its calls took workers down",
+            (enabled.stopped_until - utc_now()).total_seconds(),
+        )
     loaded = build_plugin(
         engine,
         instance_id=enabled.id,
@@ -86,6 +116,8 @@ async def load_plugin(
         key=key,
     )
     loaded.paused_until = enabled.paused_until
+    loaded.isolated = enabled.alone_until is not None and enabled.alone_until > utc_now()
+    loaded.lost_as = key.partition("#")[0]
     return loaded
 
 
@@ -128,6 +160,8 @@ def build_plugin(
         + webhook_path(community.name, plugin, config.get("webhook_slug")),
         connections=engine.connections,
         timeout_seconds=engine.settings.invocation_timeout_seconds,
+        response_max_bytes=engine.settings.response_max_bytes,
+        event_max_bytes=engine.settings.event_max_bytes,
         log=log.bind(community=community.name, plugin=plugin, invocation=key),
     )
     return LoadedPlugin(
@@ -149,18 +183,24 @@ def modules_of(declaration: PluginDeclaration) -> Callable[[str], bool]:
         A function that is true for the modules of the plugin's own package.
     """
     module = declaration.cls.__module__
-    package = module.rpartition(".")[0] or module
+    around = module.rpartition(".")[0]
+    # A module of its own in a folder of plugins shares no package with its neighbours.
+    package = around if _is_package(around) and not _is_package(module) else module
 
     def allowed(name: str) -> bool:
-        return name in (module, package) or name.startswith(f"{package}.")
+        return name == package or name.startswith(f"{package}.")
 
     return allowed
 
 
+def _is_package(name: str) -> bool:
+    return hasattr(sys.modules.get(name), "__path__")
+
+
 async def call(
-    loaded: LoadedPlugin, what: str, method: Callable[..., Any], *args: Any, **kwargs: Any
+    loaded: LoadedPlugin, what: str, method: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Any:
-    """Call a method of plugin code: ``async def`` on the loop, ``def`` in a thread.
+    """Call a method of plugin code in a thread of its own, ``async def`` in a loop of its own.
 
     Args:
         loaded: The plugin instance.
@@ -180,14 +220,14 @@ async def call(
     try:
         async with asyncio.timeout(seconds) as deadline:
             if inspect.iscoroutinefunction(method):
-                return await method(*args, **kwargs)
+                return await run_in_loop(lambda: _awaited(loaded, method(*args, **kwargs)), what)
             return await run_in_thread(lambda: method(*args, **kwargs), name=what)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
         raise _failed(loaded, what, "raised CancelledError") from None
-    except InvocationError as error:
+    except (InvocationError, BadWebhookError) as error:
         raise redacted(error, loaded.hidden) from None
     except BaseException as error:
         if isinstance(error, TimeoutError) and deadline.expired():
@@ -200,7 +240,37 @@ async def call(
             raise redacted(mapped, loaded.hidden) from None
         raise _failed(loaded, what, _described(error, loaded.hidden)) from None
     finally:
-        await loaded.context.close()
+        loaded.context.close()
+
+
+async def _awaited(loaded: LoadedPlugin, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return await coroutine
+    finally:
+        await loaded.context.close_async()
+
+
+@contextmanager
+def beside_plugin_code(loaded: LoadedPlugin, what: str) -> Iterator[None]:
+    """Log an error that nobody foresaw, and tell it: a second try would know nothing of it.
+
+    Args:
+        loaded: The plugin instance.
+        what: Name of the call for errors and logs.
+
+    Raises:
+        EngineError: Instead of any error that is neither one nor tells that the database is out.
+    """
+    try:
+        yield
+    except (EngineError, ApplicationError):
+        raise
+    except Exception as error:
+        if is_outage(error):
+            raise
+        reason = _described(error, loaded.hidden)
+        loaded.context.log.error("engine failed beside plugin code", call=what, reason=reason)
+        raise EngineError(f"The engine failed in {what}; its log tells more") from None
 
 
 def _failed(loaded: LoadedPlugin, what: str, reason: str) -> PluginCodeError:
@@ -216,10 +286,11 @@ def _described(error: BaseException, hidden: Iterable[str]) -> str:
         code = trace.tb_frame.f_code
         lines.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
         trace = trace.tb_next
-    return redact(f"{type(error).__name__}: {error} at {' < '.join(reversed(lines[-6:]))}", hidden)
+    place = " < ".join(reversed(lines[-6:]))
+    return redact(f"{type(error).__name__}: {plain_text(error)} at {place}", hidden)
 
 
-def redacted(error: InvocationError, hidden: Iterable[str]) -> InvocationError:
+def redacted(error: EngineError, hidden: Iterable[str]) -> EngineError:
     """Take a config's secrets out of an error's sentence.
 
     Args:
@@ -229,7 +300,7 @@ def redacted(error: InvocationError, hidden: Iterable[str]) -> InvocationError:
     Returns:
         The same error.
     """
-    error.detail = redact(error.detail, hidden)
+    error.detail = redact(plain_text(getattr(error, "detail", error)), hidden)
     error.args = (error.detail,)
     return error
 
@@ -289,17 +360,35 @@ async def tell_of_process(session: AsyncSession, process: GovernanceProcess) -> 
         kind=outbox.PROCESS,
         body=asdict(process.record()),
         url=process.callback_url,
+        item_id=telling_id(process.id, process.updated_at),
     )
     return [item.id] if item.url else []
 
 
+def telling_id(process_id: str, updated_at: datetime) -> str:
+    """The id under which a change of a process is told, also by a database that was restored.
+
+    Args:
+        process_id: The process.
+        updated_at: When it changed.
+
+    Returns:
+        The same id for the same change.
+    """
+    return f"msg_{uuid5(_TELLINGS, f'{process_id} {updated_at.isoformat()}')}"
+
+
 async def hand_out(engine: Engine, community: str, items: Iterable[str]) -> None:
-    """Have stored items delivered.
+    """Have stored items delivered: now, or as soon as Temporal answers.
 
     Args:
         engine: What all activities share.
         community: The community's name.
         items: Ids of outbox items.
     """
-    for item in items:
-        await engine.temporal.background.deliver(community, item)
+    try:
+        for item in items:
+            await engine.temporal.background.deliver(community, item)
+    except UnavailableError:
+        # The call is marked as done, so no further try of it would come here.
+        engine.schedules.reconcile_when_reachable()

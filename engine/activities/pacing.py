@@ -6,11 +6,13 @@ import asyncio
 import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
-from temporalio import activity
-
+from engine.activities.heartbeat import again_in, remember, remembered
 from engine.activities.invocation import LoadedPlugin, call
+from engine.activities.isolation import CallLostError, call_isolated
+from engine.activities.lost_calls import count_loss
 from engine.errors import RateLimitError
 from engine.resources import Engine
 from engine.store import pacing
@@ -24,6 +26,7 @@ DEFAULT_PAUSE = timedelta(seconds=4)
 # Polls that waited for the end of a pause are spread over so much of it again.
 SPREAD = 0.5
 SLOT = "slot"
+AGAIN_SECONDS = 0.2
 
 
 async def paced_call(
@@ -31,6 +34,7 @@ async def paced_call(
     loaded: LoadedPlugin,
     what: str,
     method: Callable[..., Any],
+    /,
     *args: Any,
     **kwargs: Any,
 ) -> Any:
@@ -71,6 +75,7 @@ async def noting_limits(
     loaded: LoadedPlugin,
     what: str,
     method: Callable[..., Any],
+    /,
     *args: Any,
     **kwargs: Any,
 ) -> Any:
@@ -89,9 +94,16 @@ async def noting_limits(
 
     Raises:
         InvocationError: It failed.
+        ApplicationError: It took its process down; it is to be tried again.
     """
     try:
-        return await call(loaded, what, method, *args, **kwargs)
+        if not loaded.isolated:
+            return await call(loaded, what, method, *args, **kwargs)
+        bound = partial(method, *args, **kwargs)
+        return await call_isolated(engine.settings, engine.outbound, loaded, what, bound)
+    except CallLostError:
+        await count_loss(engine, loaded)
+        raise again_in(CallLostError.kind, AGAIN_SECONDS) from None
     except RateLimitError as error:
         asked = error.retry_after_seconds
         pause = DEFAULT_PAUSE if asked is None else timedelta(seconds=min(asked, 1e6))
@@ -105,7 +117,7 @@ async def noting_limits(
 async def wait_for_poll(engine: Engine, loaded: LoadedPlugin) -> timedelta:
     """How long a poll has to wait for its turn, without holding a worker's slot meanwhile.
 
-    A turn that was taken travels to the activity's next try by its heartbeat.
+    A turn that was taken is remembered for the activity's next try.
 
     Args:
         engine: What all activities share.
@@ -118,16 +130,13 @@ async def wait_for_poll(engine: Engine, loaded: LoadedPlugin) -> timedelta:
     if loaded.paused_until is not None and loaded.paused_until > now:
         wait = loaded.paused_until - now
         return wait * random.uniform(1, 1 + SPREAD)  # noqa: S311
-    details = list(activity.info().heartbeat_details)
-    if details[:1] == [SLOT]:
-        moment = datetime.fromisoformat(details[1])
+    taken = remembered(SLOT)
+    if taken is not None:
+        moment = datetime.fromisoformat(taken)
     else:
         moment = await _reserve(engine, loaded, now, None)
-    if moment > now:
-        activity.heartbeat(SLOT, moment.isoformat())
-    elif details:
-        # Used: the next poll takes another one.
-        activity.heartbeat()
+    # One that is used now is forgotten: the next poll takes another one.
+    remember(SLOT, moment.isoformat() if moment > now else None)
     return moment - now
 
 

@@ -8,20 +8,27 @@ from typing import Any
 
 import structlog
 from temporalio import activity
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.exceptions import ApplicationError
 
-from engine.activities.heartbeat import with_heartbeat
+from engine.activities.heartbeat import again_in, with_heartbeat
 from engine.activities.invocation import hand_out
+from engine.activities.lost_calls import clear
 from engine.activities.pacing import noting_limits, wait_for_poll
 from engine.activities.process_calls import (
     DoneBefore,
     LoadedProcess,
     again_at,
     commit,
+    end_process,
     load_process,
     snapshot_of,
 )
-from engine.errors import EngineError, StateConflictError
+from engine.errors import (
+    EngineError,
+    PluginPausedError,
+    StateConflictError,
+    WorkerLostError,
+)
 from engine.messages import InvocationOutcome, PollProcess
 from engine.resources import Engine
 from engine.sdk.process import ProcessSnapshot
@@ -58,16 +65,29 @@ class PollActivities:
         return await with_heartbeat(self._poll(poll))
 
     async def _poll(self, poll: PollProcess) -> InvocationOutcome:
-        loaded = await load_process(self._engine, poll.process_id, poll.invocation_id)
+        try:
+            return await self._try(poll)
+        except PluginPausedError as error:
+            raise again_in("no_news", error.retry_after_seconds) from None
+        except WorkerLostError as error:
+            return InvocationOutcome(
+                await end_process(self._engine, poll.process_id, error.kind, error.detail)
+            )
+
+    async def _try(self, poll: PollProcess) -> InvocationOutcome:
+        loaded = await load_process(
+            self._engine, poll.process_id, poll.invocation_id, counts_losses=poll.notes_ends
+        )
         if isinstance(loaded, DoneBefore):
             await hand_out(self._engine, loaded.outcome.record.community, loaded.items)
             return loaded.outcome
         if activity.info().attempt == 1:
-            raise self._no_news(loaded)
+            raise self._no_news(loaded, waited=poll.polled_seconds)
         turn = await wait_for_poll(self._engine, loaded.plugin)
         if turn > timedelta(0):
-            raise _again_in(turn.total_seconds())
+            raise again_in("no_news", turn.total_seconds())
         snapshot = await self._update(loaded)
+        await clear(self._engine, poll.invocation_id)
         news = loaded.is_news(snapshot)
         if not news and not loaded.had_effects(snapshot):
             raise self._no_news(loaded)
@@ -95,6 +115,8 @@ class PollActivities:
         try:
             await noting_limits(self._engine, loaded.plugin, what, process.update)
             return snapshot_of(self._engine, loaded)
+        except WorkerLostError:
+            raise
         except EngineError as error:
             log.warning(
                 "poll failed",
@@ -105,7 +127,9 @@ class PollActivities:
             )
             raise self._no_news(loaded, getattr(error, "retry_after_seconds", None)) from None
 
-    def _no_news(self, loaded: LoadedProcess, at_least: float | None = None) -> ApplicationError:
+    def _no_news(
+        self, loaded: LoadedProcess, at_least: float | None = None, waited: float = 0.0
+    ) -> ApplicationError:
         """The failure that has Temporal poll again when the next poll is due."""
         every = (
             loaded.row.poll_every_seconds
@@ -113,17 +137,9 @@ class PollActivities:
             or self._engine.settings.poll_interval_seconds
         )
         # Spread, so that processes started together are not polled together.
-        seconds = every * random.uniform(1 - JITTER, 1)  # noqa: S311
+        # Those that were stopped have waited for a part of it, so that none is put off for ever.
+        seconds = (every - waited % every) * random.uniform(1 - JITTER, 1)  # noqa: S311
         chosen = loaded.row.poll_again_at
         if chosen is not None and chosen > utc_now():
             seconds = (chosen - utc_now()).total_seconds()
-        return _again_in(max(seconds, at_least or 0))
-
-
-def _again_in(seconds: float) -> ApplicationError:
-    return ApplicationError(
-        "no news",
-        type="no_news",
-        category=ApplicationErrorCategory.BENIGN,
-        next_retry_delay=timedelta(seconds=seconds),
-    )
+        return again_in("no_news", max(seconds, at_least or 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +18,8 @@ from engine.activities.invocation import (
     store_effects,
     tell_of_process,
 )
-from engine.errors import PluginCodeError, StateConflictError, UnavailableError
+from engine.activities.lost_calls import clear, is_suspect
+from engine.errors import PluginCodeError, StateConflictError
 from engine.messages import COMPLETED, InvocationOutcome, ProcessRecord
 from engine.resources import Engine
 from engine.sdk.parameters import Parameters
@@ -41,6 +43,7 @@ class LoadedProcess:
         declaration: What its class declares.
         process: The object that stands for it during the call.
         state: Its own data during the call.
+        begun: Whether its ``start`` was begun before.
     """
 
     row: GovernanceProcess
@@ -48,6 +51,7 @@ class LoadedProcess:
     declaration: ProcessDeclaration
     process: ProcessObject
     state: State
+    begun: bool = True
 
     @property
     def name(self) -> str:
@@ -119,7 +123,7 @@ async def read_record(engine: Engine, process_id: str) -> ProcessRecord:
 
 
 async def load_process(
-    engine: Engine, process_id: str, invocation_id: str
+    engine: Engine, process_id: str, invocation_id: str, *, counts_losses: bool = True
 ) -> LoadedProcess | DoneBefore:
     """Load a process with its plugin instance, if a call of it is needed.
 
@@ -127,6 +131,7 @@ async def load_process(
         engine: What all activities share.
         process_id: The process.
         invocation_id: The call's mark, and its idempotency key.
+        counts_losses: Whether a try that did not note its end was lost with its worker.
 
     Returns:
         The process, ready for one call; or what is known, if the call was made before or the
@@ -134,6 +139,7 @@ async def load_process(
 
     Raises:
         PluginCodeError: Its plugin is not enabled, or this worker does not know its class.
+        WorkerLostError: The call was lost with its worker so often that it is not made again.
     """
     async with engine.database.read() as session:
         found = await processes.find_for_call(session, process_id, invocation_id)
@@ -146,10 +152,12 @@ async def load_process(
             return DoneBefore(InvocationOutcome(row.record()), [])
         if enabled is None:
             raise PluginCodeError(f"Plugin '{row.plugin}' is not enabled any more")
+        suspect = counts_losses and await is_suspect(engine, invocation_id, enabled)
         plugin = await load_plugin(engine, session, enabled, invocation_id)
     declaration = plugin.declaration.processes.get(row.slug)
     if declaration is None:
         raise PluginCodeError(f"This worker knows no process '{row.name}'")
+    plugin.isolated |= suspect
     plugin.context.log = plugin.context.log.bind(process=row.id)
     return as_loaded(plugin, row, declaration)
 
@@ -170,9 +178,10 @@ def as_loaded(
     context = ProcessContext(
         id=row.id,
         status=row.status,
-        parameters=Parameters(row.parameters, declaration.input_schema),
-        outcome=row.outcome,
-        errors=row.errors,
+        # Copies: what plugin code changes in place is found against what was read.
+        parameters=Parameters(deepcopy(row.parameters), declaration.input_schema),
+        outcome=deepcopy(row.outcome),
+        errors=deepcopy(row.errors),
         url=row.url,
         title=row.title,
         correlation_key=row.correlation_key,
@@ -182,6 +191,7 @@ def as_loaded(
         state=State(row.state, modules_of(plugin.declaration)),
     )
     process = declaration.cls(context, plugin.plugin)
+    plugin.processes.append(process)
     return LoadedProcess(row, plugin, declaration, process, context.state)
 
 
@@ -211,7 +221,12 @@ def snapshot_of(engine: Engine, loaded: LoadedProcess) -> ProcessSnapshot:
 
 
 async def commit(
-    engine: Engine, loaded: LoadedProcess, snapshot: ProcessSnapshot, mark: str, method: str
+    engine: Engine,
+    loaded: LoadedProcess,
+    snapshot: ProcessSnapshot,
+    mark: str,
+    method: str,
+    webhooks_left_out: int = 0,
 ) -> InvocationOutcome:
     """Store what a call did, with the mark that it is done, and hand out what drivers are told.
 
@@ -221,6 +236,7 @@ async def commit(
         snapshot: What the call made of it.
         mark: The call's mark.
         method: The method that was called.
+        webhooks_left_out: How many webhooks it did not wait for.
 
     Returns:
         The record as it was stored; as it was before, if the process was ended meanwhile.
@@ -236,19 +252,48 @@ async def commit(
             return row.record(), (done.result or {}).get("items", [])
         if row.status == COMPLETED:
             # It was ended meanwhile: nothing of this call may stand.
-            if method == "start" and row.errors.get("kind") == UnavailableError.kind:
-                return await _store_withdrawn(session, row, snapshot, mark)
             return row.record(), []
         if row.updated_at != loaded.row.updated_at:
             raise StateConflictError("The process was changed by a poll of many meanwhile")
+        row.webhooks_left_out += webhooks_left_out
         items = await store_effects(engine, session, loaded.plugin)
         items += await store_change(session, row, snapshot, loaded.state, method)
         session.add(marked(row, mark, method, result={"items": items}))
         return row.record(), items
 
     record, items = await engine.database.persist(store)
+    await clear(engine, mark)
     await hand_out(engine, record.community, items)
     return InvocationOutcome(record)
+
+
+async def end_process(
+    engine: Engine, process_id: str, code: str, message: str, webhooks_left_out: int = 0
+) -> ProcessRecord:
+    """End a process, unless it has ended, and tell its driver why.
+
+    Args:
+        engine: What all activities share.
+        process_id: The process.
+        code: Its ``errors.code``.
+        message: Its ``errors.message``.
+        webhooks_left_out: How many webhooks waited to be handled by it.
+
+    Returns:
+        The record.
+    """
+
+    async def store(session: AsyncSession) -> tuple[ProcessRecord, list[str]]:
+        row = await lock(session, process_id)
+        if row.status == COMPLETED:
+            return row.record(), []
+        row.webhooks_left_out += webhooks_left_out
+        row.complete({"code": code, "message": message})
+        return row.record(), await tell_of_process(session, row)
+
+    record, items = await engine.database.persist(store)
+    await hand_out(engine, record.community, items)
+    return record
 
 
 async def store_change(
@@ -273,22 +318,6 @@ async def store_change(
     told = _tells_driver(row, snapshot, method)
     _apply(row, snapshot, state)
     return await tell_of_process(session, row) if told else []
-
-
-async def _store_withdrawn(
-    session: AsyncSession, row: GovernanceProcess, snapshot: ProcessSnapshot, mark: str
-) -> tuple[ProcessRecord, list[str]]:
-    """Tell of a start that ended after its request had been answered with 503."""
-    row.url = snapshot.url
-    row.errors = {
-        "code": "start_outcome_unknown",
-        "message": "The request was given up while its start was under way; "
-        "what it made on the platform may still be there",
-    }
-    row.updated_at = utc_now()
-    items = await tell_of_process(session, row)
-    session.add(marked(row, mark, "start", result={"items": items}))
-    return row.record(), items
 
 
 async def lock(session: AsyncSession, process_id: str) -> GovernanceProcess:

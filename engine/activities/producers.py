@@ -9,8 +9,14 @@ from temporalio.exceptions import ApplicationError
 
 from engine.activities.heartbeat import give_up, try_again, with_heartbeat
 from engine.activities.invocation import hand_out, load_plugin, store_effects
+from engine.activities.lost_calls import clear, is_suspect
 from engine.activities.pacing import paced_call
-from engine.errors import EngineError, StateConflictError
+from engine.errors import (
+    EngineError,
+    PluginPausedError,
+    StateConflictError,
+    WorkerLostError,
+)
 from engine.messages import RunTask
 from engine.resources import Engine
 from engine.store import communities, invocations
@@ -51,10 +57,19 @@ class ProducerActivities:
                 return  # Disabled meanwhile; its schedule is going.
             key = f"task:{activity.info().workflow_run_id}"
             done = await invocations.get_invocation(session, key)
-            loaded = await load_plugin(self._engine, session, instance, key)
-        if done is not None:
-            await hand_out(self._engine, instance.community, (done.result or {}).get("items", []))
-            return
+            if done is not None:
+                items = (done.result or {}).get("items", [])
+                await hand_out(self._engine, instance.community, items)
+                return
+            # Its runs are many, and each is lost once only.
+            lost_as = f"task:{task.instance_id}:{task.task}"
+            try:
+                suspect = await is_suspect(self._engine, lost_as, instance)
+                loaded = await load_plugin(self._engine, session, instance, key)
+            except (PluginPausedError, WorkerLostError) as error:
+                raise give_up(error) from None
+            loaded.isolated |= suspect
+            loaded.lost_as = lost_as
         declaration = loaded.declaration.tasks.get(task.task)
         name = f"{instance.plugin}.{task.task}"
         if declaration is None:
@@ -99,6 +114,7 @@ class ProducerActivities:
             items = await self._engine.database.persist(store)
         except StateConflictError as error:
             raise try_again(error) from None
+        await clear(self._engine, lost_as)
         log.info(
             "task ran", community=instance.community, task=name, events=len(loaded.context.events)
         )

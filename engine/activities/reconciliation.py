@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -11,14 +13,31 @@ from temporalio import activity
 
 from engine.activities.batched_polls import poll_together
 from engine.activities.communities import tasks_of, withdraw_abandoned_changes
-from engine.activities.heartbeat import with_heartbeat
+from engine.activities.heartbeat import again_in, with_heartbeat
+from engine.activities.process_calls import end_process
+from engine.activities.restored import (
+    complete_from_result,
+    notice_restored,
+    put_right,
+    remember_how_far,
+)
+from engine.activities.routing import route_accepted, route_again
 from engine.messages import COMPLETED
 from engine.resources import Engine, capabilities_of
-from engine.sdk.registry import Registry
-from engine.store import communities, invocations, outbox, processes, webhooks
+from engine.sdk.registry import ProcessDeclaration, Registry
+from engine.store import communities, invocations, lost_calls, outbox, processes, webhooks
 from engine.store.database import utc_now
 
 log = structlog.get_logger()
+
+# How far back workflows are looked for that were ended: longer than a worker is ever away for.
+WATCHED = timedelta(minutes=30)
+PAGE = 1000
+AT_ONCE = 20
+
+Item = TypeVar("Item")
+Row = TypeVar("Row", bound=tuple[Any, ...])
+ReadPage = Callable[[AsyncSession, Row | None, int], Awaitable[Sequence[Row]]]
 
 
 class ReconciliationActivities:
@@ -30,6 +49,7 @@ class ReconciliationActivities:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._lost: dict[str, processes.GovernanceProcess] = {}
 
     @activity.defn(name="reconcile")
     async def reconcile(self) -> None:
@@ -41,7 +61,34 @@ class ReconciliationActivities:
         """Have webhooks handled and deliveries made that wait in the database."""
         await with_heartbeat(self._hand_out_pending())
 
+    @activity.defn(name="watch_workflows")
+    async def watch_workflows(self) -> None:
+        """End processes whose workflow was cancelled or terminated; fails, to look again soon."""
+        await with_heartbeat(self._watch_workflows())
+
+    async def _watch_workflows(self) -> None:
+        ended = self._engine.temporal.processes.ended_from_outside(WATCHED)
+        async for process_id in ended:
+            await self._end_if_pending(process_id)
+        raise again_in("watching", None)
+
+    async def _end_if_pending(self, process_id: str) -> None:
+        """End the record of a process whose workflow was ended from outside."""
+        process = await self._process(process_id)
+        if process is None or process.status == COMPLETED:
+            return
+        # A workflow that was reset goes on in another run.
+        if not await self._engine.temporal.processes.was_ended(process.record()):
+            return
+        await end_process(
+            self._engine, process_id, "cancelled", "The workflow of the process was ended"
+        )
+        log.warning("process ended, for its workflow was", process=process_id)
+
     async def _reconcile(self) -> None:
+        await notice_restored(self._engine, at_once=False)
+        await put_right(self._engine)
+        await remember_how_far(self._engine)
         repaired = {
             "webhooks": await self._webhooks(),
             "deliveries": await self._deliveries(),
@@ -52,6 +99,7 @@ class ReconciliationActivities:
             "changes": await withdraw_abandoned_changes(self._engine),
         }
         await self._forget()
+        await self._engine.temporal.background.watch_workflows()
         log.info("reconciled", **repaired)
 
     async def _hand_out_pending(self) -> None:
@@ -76,78 +124,118 @@ class ReconciliationActivities:
 
     async def _processes_without_workflow(self) -> int:
         """Start workflows that are missing."""
-        temporal = self._engine.temporal
-        running = {process_id async for _, process_id in temporal.processes.running()}
-        async with self._engine.database.read() as session:
-            rows = await processes.all_unfinished(session)
+        running = {process_id async for _, process_id in self._engine.temporal.processes.running()}
         repaired = 0
-        for row in rows:
-            plugin = Registry.plugins.get(row.plugin)
-            declaration = plugin.processes.get(row.slug) if plugin else None
-            if row.id in running or declaration is None:
-                continue
-            # What is running is listed with some delay; starting a running one changes nothing.
-            title = row.parameters.get("title")
-            if not await temporal.processes.ensure(
-                row.record(), capabilities_of(declaration), str(title)[:100] if title else None
-            ):
-                continue
-            log.warning("workflow of a process started again", process=row.id, name=row.name)
-            repaired += 1
-            if (await self._status(row.id)) == COMPLETED:
-                await temporal.processes.tell_to_reload(row.record())
+        async for page in self._pages(processes.unfinished_after):
+            missing = [
+                process_id
+                for process_id, plugin, slug in page
+                if process_id not in running and _declaration(plugin, slug) is not None
+            ]
+            repaired += await _start_each(missing, self._start_again)
+        # Once for each instance, when all its workflows are there again.
+        lost, self._lost = self._lost, {}
+        for process in lost.values():
+            await route_again(self._engine, process)
+            await route_accepted(self._engine, process.id)
         return repaired
+
+    async def _start_again(self, process_id: str) -> bool:
+        temporal = self._engine.temporal
+        row = await self._process(process_id)
+        declaration = _declaration(row.plugin, row.slug) if row is not None else None
+        if row is None or declaration is None or row.status == COMPLETED:
+            return False
+        if await complete_from_result(self._engine, row):
+            return True
+        # What is running is listed with some delay; starting a running one changes nothing.
+        await self._end_if_pending(process_id)
+        row = await self._process(process_id)
+        if row is None or row.status == COMPLETED:
+            return False
+        title = row.parameters.get("title")
+        if not await temporal.processes.ensure(
+            row.record(), capabilities_of(declaration), str(title)[:100] if title else None
+        ):
+            return False
+        log.warning("workflow of a process started again", process=row.id, name=row.name)
+        oldest = self._lost.setdefault(row.instance_id, row)
+        if row.created_at < oldest.created_at:
+            self._lost[row.instance_id] = row
+        now = await self._process(process_id)
+        if now is not None and now.status == COMPLETED:
+            await temporal.processes.tell_to_reload(now.record())
+        return True
 
     async def _workflows_without_process(self) -> int:
         """End workflows whose process has ended, or was never or is no longer there."""
+        temporal = self._engine.temporal
         repaired = 0
-        async for workflow_id, process_id in self._engine.temporal.processes.running():
+        async for page in _paged(temporal.processes.running()):
             async with self._engine.database.read() as session:
-                process = await processes.get_process(session, process_id)
-            if process is None:
-                await self._engine.temporal.processes.end_without_row(workflow_id)
-            elif process.status == COMPLETED:
-                await self._engine.temporal.processes.tell_to_reload(process.record())
-            else:
-                continue
-            log.warning("workflow without pending process ended", workflow=workflow_id)
-            repaired += 1
+                statuses = await processes.statuses_of(session, [id_ for _, id_ in page])
+            for workflow_id, process_id in page:
+                status = statuses.get(process_id)
+                if status is not None and status != COMPLETED:
+                    continue
+                process = await self._process(process_id)
+                if process is None:
+                    await temporal.processes.end_without_row(workflow_id)
+                else:
+                    await temporal.processes.tell_to_reload(process.record())
+                log.warning("workflow without pending process ended", workflow=workflow_id)
+                repaired += 1
         return repaired
 
-    async def _status(self, process_id: str) -> str | None:
+    async def _process(self, process_id: str) -> processes.GovernanceProcess | None:
         async with self._engine.database.read() as session:
-            process = await processes.get_process(session, process_id)
-        return process.status if process is not None else None
+            return await processes.get_process(session, process_id)
 
     async def _webhooks(self) -> int:
         """Have stored webhooks handled that nobody is at."""
-        temporal = self._engine.temporal
-        async with self._engine.database.read() as session:
-            waiting = await webhooks.unhandled(session)
-        if not waiting:
-            return 0
-        running = {
-            webhook_id async for webhook_id in temporal.background.running("receive_webhook")
-        }
-        repaired = 0
-        for community, plugin, webhook_id in waiting:
-            if webhook_id not in running:
-                repaired += await temporal.background.receive_webhook(community, plugin, webhook_id)
-        return repaired
+        background = self._engine.temporal.background
+
+        async def hand_over(webhook: webhooks.Unhandled) -> bool:
+            _, webhook_id, community, plugin = webhook
+            return await background.receive_webhook(community, plugin, webhook_id)
+
+        return await self._hand_over(webhooks.unhandled, "receive_webhook", hand_over)
 
     async def _deliveries(self) -> int:
         """Have pending items delivered that nobody is at."""
-        temporal = self._engine.temporal
-        async with self._engine.database.read() as session:
-            waiting = await outbox.pending_items(session)
-        if not waiting:
-            return 0
-        running = {item_id async for item_id in temporal.background.running("deliver")}
-        repaired = 0
-        for community, item_id in waiting:
-            if item_id not in running:
-                repaired += await temporal.background.deliver(community, item_id)
-        return repaired
+        background = self._engine.temporal.background
+
+        async def hand_over(item: outbox.Waiting) -> bool:
+            _, item_id, community = item
+            return await background.deliver(community, item_id)
+
+        return await self._hand_over(outbox.pending_items, "deliver", hand_over)
+
+    async def _hand_over(
+        self, read: ReadPage[Row], activity_type: str, hand_over: Callable[[Row], Awaitable[bool]]
+    ) -> int:
+        """Hand over what waits, whose second column is its id, unless an activity is at it."""
+        running: set[str] | None = None
+        handed_over = 0
+        async for page in self._pages(read):
+            if running is None:
+                listed = self._engine.temporal.background.running(activity_type)
+                running = {id_ async for id_ in listed}
+            nobodys = [row for row in page if row[1] not in running]
+            handed_over += await _start_each(nobodys, hand_over)
+        return handed_over
+
+    async def _pages(self, read: ReadPage[Row]) -> AsyncIterator[Sequence[Row]]:
+        """Read page after page; none is held, and no session is open, while one is worked on."""
+        last: Row | None = None
+        while True:
+            async with self._engine.database.read() as session:
+                page = await read(session, last, PAGE)
+            if page:
+                yield page
+            if len(page) < PAGE:
+                return
+            last = page[-1]
 
     async def _forget(self) -> None:
         """Delete what is past its retention, a little at a time, so that others can write."""
@@ -159,6 +247,7 @@ class ReconciliationActivities:
         async with self._engine.database.write() as session:
             await invocations.forget_before(session, done, keys)
             await communities.forget_changes_before(session, done)
+            await lost_calls.forget_before(session, now - 2 * lost_calls.REMEMBERED)
         await self._repeat(lambda session: webhooks.forget_webhooks_before(session, handled))
         await self._repeat(lambda session: outbox.forget_items_before(session, told))
 
@@ -167,3 +256,27 @@ class ReconciliationActivities:
             async with self._engine.database.write() as session:
                 if not await forget(session):
                     return
+
+
+def _declaration(plugin: str, slug: str) -> ProcessDeclaration | None:
+    declared = Registry.plugins.get(plugin)
+    return declared.processes.get(slug) if declared else None
+
+
+async def _start_each(items: Sequence[Item], start: Callable[[Item], Awaitable[bool]]) -> int:
+    """Start something for each, a few at a time, in order; gives for how many it was missing."""
+    started = 0
+    for first in range(0, len(items), AT_ONCE):
+        started += sum(await asyncio.gather(*map(start, items[first : first + AT_ONCE])))
+    return started
+
+
+async def _paged(items: AsyncIterator[Item]) -> AsyncIterator[list[Item]]:
+    page: list[Item] = []
+    async for item in items:
+        page.append(item)
+        if len(page) == PAGE:
+            yield page
+            page = []
+    if page:
+        yield page

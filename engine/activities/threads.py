@@ -1,4 +1,4 @@
-"""Runs a plugin's plain ``def`` methods in threads that nobody has to wait for."""
+"""Runs plugin code in threads that nobody has to wait for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import asyncio
 import contextvars
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
+
+# What a coroutine that is cut off has for its `finally`.
+LAST_SECONDS = 1.0
 
 
 class _AbandonedError(BaseException):
@@ -31,11 +35,114 @@ async def run_in_thread(function: Callable[[], Any], name: str) -> Any:
     Raises:
         BaseException: Whatever the function raised.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
+    done = _told_elsewhere()
+    thread = _start(name, lambda: _tell(done, function))
+    try:
+        return await done
+    except asyncio.CancelledError:
+        _abandon(thread)
+        raise
+
+
+async def run_in_loop(function: Callable[[], Coroutine[Any, Any, Any]], name: str) -> Any:
+    """Run a coroutine function in an event loop of its own, in a daemon thread of its own.
+
+    What blocks it blocks nobody else. When the awaiting task is cancelled so is the coroutine; what
+    does not heed that within a second is left behind and told to end.
+
+    Args:
+        function: What to run.
+        name: The thread's name.
+
+    Returns:
+        What the coroutine returned.
+
+    Raises:
+        BaseException: Whatever the coroutine raised.
+    """
+    loop = asyncio.new_event_loop()
+    done = _told_elsewhere()
+
+    async def work() -> None:
+        try:
+            result = await function()
+        except BaseException as error:
+            _settle(done, None, error)
+        else:
+            _settle(done, result, None)
+
+    task = loop.create_task(work())
+    thread = _start(name, lambda: _run_to_end(loop, task, done))
+    try:
+        await asyncio.wait({done})
+    except asyncio.CancelledError:
+        _in_loop(loop, task.cancel)
+        try:
+            await asyncio.wait({done}, timeout=LAST_SECONDS)
+        finally:
+            if done.cancel():
+                _in_loop(loop, loop.stop)
+                _abandon(thread)
+            else:
+                done.exception()
+        raise
+    return done.result()
+
+
+def _told_elsewhere() -> asyncio.Future[Any]:
+    return asyncio.get_running_loop().create_future()
+
+
+def _start(name: str, work: Callable[[], None]) -> threading.Thread:
     context = contextvars.copy_context()
 
-    def settle(result: Any, error: BaseException | None) -> None:
+    def run() -> None:
+        with suppress(_AbandonedError):
+            context.run(work)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def _tell(done: asyncio.Future[Any], function: Callable[[], Any]) -> None:
+    """Run a function and tell the awaiting task what came of it."""
+    try:
+        result = function()
+    except _AbandonedError:
+        raise
+    except BaseException as error:
+        _settle(done, None, error)
+    else:
+        _settle(done, result, None)
+
+
+def _run_to_end(
+    loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], done: asyncio.Future[Any]
+) -> None:
+    """Run a loop until its task has ended, then cancel what it left behind, and close the loop."""
+    try:
+        loop.run_until_complete(task)
+        left = asyncio.all_tasks(loop)
+        for other in left:
+            other.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=LAST_SECONDS))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    except BaseException as error:
+        # The task itself tells what it raised: this is a loop that was stopped.
+        _settle(done, None, error)
+    finally:
+        loop.close()
+
+
+def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if isinstance(error, StopIteration | GeneratorExit):
+        # A future cannot hold the first, and the second would close the coroutines that await it.
+        told = RuntimeError(f"raised {type(error).__name__}: {error}")
+        error = told.with_traceback(error.__traceback__)
+
+    def settle() -> None:
         if done.done():
             return
         if error is None:
@@ -43,30 +150,17 @@ async def run_in_thread(function: Callable[[], Any], name: str) -> Any:
         else:
             done.set_exception(error)
 
-    def work() -> None:
-        result: Any = None
-        failure: BaseException | None = None
-        try:
-            result = context.run(function)
-        except _AbandonedError:
-            return
-        except StopIteration as error:
-            # A future cannot hold a StopIteration.
-            failure = RuntimeError(f"raised StopIteration: {error}")
-        except BaseException as error:
-            failure = error
-        try:
-            loop.call_soon_threadsafe(settle, result, failure)
-        except RuntimeError:
-            return  # The loop is closed: nobody waits any more.
+    # A loop that is closed has nobody who waits.
+    _in_loop(done.get_loop(), settle)
 
-    thread = threading.Thread(target=work, name=name, daemon=True)
-    thread.start()
-    try:
-        return await done
-    except asyncio.CancelledError:
-        if thread.is_alive() and thread.ident is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread.ident), ctypes.py_object(_AbandonedError)
-            )
-        raise
+
+def _in_loop(loop: asyncio.AbstractEventLoop, function: Callable[[], Any]) -> None:
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function)
+
+
+def _abandon(thread: threading.Thread) -> None:
+    if thread.is_alive() and thread.ident is not None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(_AbandonedError)
+        )

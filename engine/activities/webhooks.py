@@ -3,32 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from weakref import WeakValueDictionary
 
 import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
-from engine.activities.heartbeat import give_up, try_again, with_heartbeat
+from engine.activities.heartbeat import (
+    again_in,
+    give_up,
+    last_unforeseen_try,
+    try_again,
+    with_heartbeat,
+)
 from engine.activities.invocation import (
     LoadedPlugin,
-    call,
     hand_out,
     load_plugin,
     store_effects,
 )
-from engine.errors import EngineError, describe
+from engine.activities.lost_calls import clear, is_suspect
+from engine.activities.pacing import noting_limits
+from engine.activities.routing import route, route_up_to, turn
+from engine.errors import (
+    EngineError,
+    PluginPausedError,
+    UnavailableError,
+    WorkerLostError,
+    describe,
+)
 from engine.messages import ReceiveWebhook
 from engine.resources import Engine
 from engine.sdk.webhook import WebhookRequest
-from engine.store import invocations, processes, webhooks
-from engine.store.database import utc_now
+from engine.store import communities, invocations, processes, webhooks
+from engine.store.communities import EnabledInstance
+from engine.store.database import is_outage, utc_now
 from engine.store.invocations import DONE, Invocation
 from engine.store.webhooks import FAILED, HANDLED, RECEIVED, ReceivedWebhook
 
 log = structlog.get_logger()
 
 MOST_TRIES = 8
-MOST_SIGNALS_AT_ONCE = 20
+# So long a webhook waits in its slot for others of its instance; then it comes back.
+LONGEST_WAIT_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 10.0
 
 
 class WebhookActivities:
@@ -40,6 +63,7 @@ class WebhookActivities:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     @activity.defn(name="receive_webhook")
     async def receive_webhook(self, webhook: ReceiveWebhook) -> None:
@@ -51,30 +75,100 @@ class WebhookActivities:
         Raises:
             ApplicationError: The receiver failed; it is tried again, some times.
         """
-        await with_heartbeat(self._handle(webhook.webhook_id))
+        await with_heartbeat(self._handle_or_end(webhook.webhook_id))
+
+    async def _handle_or_end(self, webhook_id: str) -> None:
+        try:
+            await self._handle(webhook_id)
+        except (ApplicationError, UnavailableError):
+            raise
+        except Exception as error:
+            if is_outage(error) or not last_unforeseen_try():
+                raise
+            log.exception("webhook not handled", webhook=webhook_id)
+            failed = describe(EngineError("The engine failed; its log tells more"))
+            await self._engine.database.persist(
+                lambda session: webhooks.note_try(session, webhook_id, FAILED, failed)
+            )
 
     async def _handle(self, webhook_id: str) -> None:
         async with self._engine.database.read() as session:
             found = await webhooks.find_with_instance(session, webhook_id)
-            if found is None or found[0].status != RECEIVED:
-                return
-            row, enabled = found
-            mark = f"webhook:{row.reference}"
-            loaded = await load_plugin(self._engine, session, enabled, mark) if enabled else None
-        if loaded is None:
+        if found is None or found[0].status != RECEIVED:
+            return
+        row, enabled = found
+        enabled = enabled or await self._successor(row)
+        if enabled is None:
             await self._finish(row, FAILED, {"detail": "the plugin was disabled meanwhile"})
             return
+        async with self._slot(row.instance_id):
+            await self._handle_in_turn(row, enabled)
+
+    async def _successor(self, row: ReceivedWebhook) -> EnabledInstance | None:
+        """The instance in the place of the one that was replaced while it accepted the webhook."""
+        async with self._engine.database.write() as session:
+            instance = await communities.find_instance(session, row.community, row.plugin)
+            if instance is None:
+                return None
+            again = row.delivery_id and await webhooks.find_delivery(
+                session, instance.id, row.delivery_id
+            )
+            if again:
+                return None  # The platform has sent it again, and that one is handled.
+            await webhooks.move(session, row.id, instance.id)
+            row.instance_id = instance.id
+            return await communities.find_enabled(session, instance.id)
+
+    @asynccontextmanager
+    async def _slot(self, instance_id: str) -> AsyncIterator[None]:
+        """Handle so many webhooks of an instance at once: one that hangs holds up its own only."""
+        slots = self._slots.get(instance_id)
+        if slots is None:
+            most = self._engine.settings.max_concurrent_webhook_handlers_per_instance
+            slots = self._slots[instance_id] = asyncio.Semaphore(most)
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+                await slots.acquire()
+        except TimeoutError:
+            # Its slot is better used by others meanwhile.
+            delay = min(2.0 ** min(activity.info().attempt, 10), LONGEST_PAUSE_SECONDS)
+            raise again_in("its instance is busy", delay * random.uniform(0.5, 1)) from None  # noqa: S311
+        try:
+            yield
+        finally:
+            slots.release()
+
+    async def _handle_in_turn(self, row: ReceivedWebhook, enabled: EnabledInstance) -> None:
+        mark = f"webhook:{row.reference}"
+        try:
+            suspect = await is_suspect(self._engine, mark, enabled)
+            async with self._engine.database.read() as session:
+                loaded = await load_plugin(self._engine, session, enabled, mark)
+        except PluginPausedError as error:
+            raise try_again(error, error.retry_after_seconds) from None
+        except EngineError as error:
+            await self._route_lost(row, enabled, mark)
+            await self._finish(row, FAILED, describe(error))
+            raise give_up(error) from None
+        loaded.isolated |= suspect
         request = WebhookRequest(body=row.body, headers=row.headers, query=row.query, path=row.path)
         failure: EngineError | None = None
         if loaded.declaration.receiver is not None:
             try:
                 await self._receive(loaded, row, request, mark)
+            except UnavailableError as error:
+                # It was not called, so this is none of its tries.
+                raise try_again(error) from None
             except EngineError as error:
                 failure = error
-        # A receiver that fails must not keep the processes waiting.
-        concerned = await self._tell_processes(loaded, row, request)
+        async with turn(row.instance_id):
+            # A receiver that fails must not keep the processes waiting.
+            concerned = await self._route(loaded, row)
+            last = row.tries + 1 >= MOST_TRIES or isinstance(failure, WorkerLostError)
+            told = describe(failure) if failure is not None else None
+            await self._finish(row, _status_after(failure, last=last), told)
         if failure is None:
-            await self._finish(row, HANDLED, None)
+            await clear(self._engine, mark)
             log.info(
                 "webhook handled",
                 webhook=row.id,
@@ -84,10 +178,8 @@ class WebhookActivities:
             )
             return
         log.warning("webhook receiver failed", webhook=row.id, plugin=row.plugin, kind=failure.kind)
-        if activity.info().attempt < MOST_TRIES:
-            await self._finish(row, RECEIVED, describe(failure))
+        if not last:
             raise try_again(failure, getattr(failure, "retry_after_seconds", None))
-        await self._finish(row, FAILED, describe(failure))
         raise give_up(failure)
 
     async def _receive(
@@ -98,7 +190,8 @@ class WebhookActivities:
         async with self._engine.database.read() as session:
             if await invocations.get_invocation(session, mark) is not None:
                 return
-        await call(
+        await noting_limits(
+            self._engine,
             loaded,
             f"the webhook receiver of '{row.plugin}'",
             getattr(loaded.plugin, receiver.method),
@@ -127,50 +220,32 @@ class WebhookActivities:
 
         await hand_out(self._engine, row.community, await self._engine.database.persist(store))
 
-    async def _tell_processes(
-        self, loaded: LoadedPlugin, row: ReceivedWebhook, request: WebhookRequest
-    ) -> int:
-        slugs = [p.slug for p in loaded.declaration.processes.values() if p.receives_webhooks]
-        if not slugs:
-            return 0
-        keys = await self._keys(loaded, request)
+    async def _route_lost(self, row: ReceivedWebhook, enabled: EnabledInstance, mark: str) -> None:
+        """Signal the processes of a webhook whose receiver is not called any more."""
         async with self._engine.database.read() as session:
-            concerned = await processes.concerned_by(session, row.instance_id, slugs, keys)
-        if concerned:
-            await self._forget_failures(row, [process_id for _, _, process_id in concerned])
-        turns = asyncio.Semaphore(MOST_SIGNALS_AT_ONCE)
-
-        async def tell(community: str, name: str, process_id: str) -> None:
-            async with turns:
-                await self._engine.temporal.processes.tell_of_webhook(
-                    community, name, process_id, row.reference
-                )
-
-        await asyncio.gather(*(tell(*process) for process in concerned))
-        return len(concerned)
-
-    async def _forget_failures(self, row: ReceivedWebhook, process_ids: list[str]) -> None:
-        """Let processes that failed to handle the webhook before its replay handle it again."""
-        if activity.info().attempt > 1 or not row.replayed:
-            return
-        async with self._engine.database.write() as session:
-            for process_id in process_ids:
-                await invocations.forget_failure(session, f"{process_id}:{row.reference}")
-
-    async def _keys(self, loaded: LoadedPlugin, request: WebhookRequest) -> list[str] | None:
-        """The correlation keys that a plugin reads in a webhook; None: it may concern any."""
-        reader = getattr(loaded.plugin, "webhook_key", None)
-        if reader is None:
-            return None
-        try:
-            keys = await call(
-                loaded, f"the webhook_key of '{loaded.declaration.name}'", reader, request
+            loaded = await load_plugin(
+                self._engine, session, replace(enabled, stopped_until=None), mark
             )
-        except EngineError:
-            return None
-        if keys is None:
-            return None
-        return [keys] if isinstance(keys, str) else [str(key) for key in keys]
+        loaded.isolated = True
+        async with turn(row.instance_id):
+            await self._route(loaded, row)
+
+    async def _route(self, loaded: LoadedPlugin, row: ReceivedWebhook) -> int:
+        """Signal the processes concerned, after those of all webhooks accepted earlier."""
+        if not any(p.receives_webhooks for p in loaded.declaration.processes.values()):
+            return 0
+        pending = await route_up_to(self._engine, row.instance_id, row.sequence, but=row.id)
+        if not pending and not row.replayed:
+            return 0
+        if row.replayed and not row.tries:
+            await self._forget_failures(row)
+        return await route(self._engine, row, loaded)
+
+    async def _forget_failures(self, row: ReceivedWebhook) -> None:
+        """Let processes that failed to handle the webhook before its replay handle it again."""
+        async with self._engine.database.write() as session:
+            for process in await processes.unfinished_of_instance(session, row.instance_id):
+                await invocations.forget_failure(session, f"{process.id}:{row.reference}")
 
     async def _finish(
         self, row: ReceivedWebhook, status: str, error: dict[str, object] | None
@@ -178,3 +253,10 @@ class WebhookActivities:
         await self._engine.database.persist(
             lambda session: webhooks.note_try(session, row.id, status, error)
         )
+
+
+def _status_after(failure: EngineError | None, *, last: bool) -> str:
+    """What a webhook is after a try: handled, failed for good, or still to be handled."""
+    if failure is None:
+        return HANDLED
+    return FAILED if last else RECEIVED

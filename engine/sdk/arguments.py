@@ -9,6 +9,7 @@ from typing import Any
 from engine.sdk.parameters import Parameters
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_FIRST = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def arguments_for(
@@ -53,15 +54,16 @@ def takes_whole_object(wanted: list[inspect.Parameter], schema: Mapping[str, Any
         schema: The method's input schema, if it has one.
 
     Returns:
-        True for one required argument called ``parameters``, or called like no property.
+        True for an argument called ``parameters``, or one called like no property, if it is the
+        first of all and the only one that is required.
     """
-    if len(wanted) != 1 or wanted[0].kind not in (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    ):
+    if not wanted or wanted[0].kind not in _FIRST or any(_is_required(w) for w in wanted[1:]):
         return False
+    first = wanted[0]
+    if first.name == "parameters":
+        return True
     properties = {key.replace("-", "_") for key in (schema or {}).get("properties", {})}
-    return wanted[0].name == "parameters" or wanted[0].name not in properties
+    return _is_required(first) and not properties & {w.name for w in wanted}
 
 
 def signature_problem(function: Callable[..., Any], schema: Mapping[str, Any] | None) -> str | None:
@@ -78,6 +80,11 @@ def signature_problem(function: Callable[..., Any], schema: Mapping[str, Any] | 
     if not wanted:
         return "takes no `self`: write it as a method"
     wanted = wanted[1:]
+    if not schema and takes_whole_object(wanted, schema) and wanted[0].name != "parameters":
+        return (
+            f"takes the argument {wanted[0].name}, but has no input_schema: call it `parameters` "
+            f"to take them all, or name the property {wanted[0].name} in an input_schema"
+        )
     if not wanted or takes_whole_object(wanted, schema):
         return None
     properties = {key.replace("-", "_") for key in (schema or {}).get("properties", {})}
@@ -97,3 +104,23 @@ def signature_problem(function: Callable[..., Any], schema: Mapping[str, Any] | 
             "or take one argument `parameters`"
         )
     return None
+
+
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called with so many positional arguments, ``self`` included.
+
+    Args:
+        function: The function as it stands in the class.
+        count: How many arguments the engine gives.
+    """
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_required(item: inspect.Parameter) -> bool:
+    return item.kind in (*_FIRST, inspect.Parameter.KEYWORD_ONLY) and (
+        item.default is inspect.Parameter.empty
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,7 +28,11 @@ from engine.errors import (
 from engine.outbound import Connections
 
 LARGEST_RESPONSE_BYTES = 10 * 1024 * 1024
+LARGEST_ERROR_BYTES = 1024 * 1024
 LONGEST_REASON = 300
+# What is decoded at once; 4 KiB of gzip become 4 MiB at most.
+_PIECE_BYTES = 4096
+_CODINGS = ("gzip", "deflate")
 
 # Most specific first: these failures come before anything was sent.
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -68,7 +72,107 @@ class HttpOptions:
 
 
 class PlatformResponse(httpx.Response):
-    """A response whose body is not trusted to be what the platform's contract says."""
+    """A response whose body is not trusted: neither its size, nor that it is what a contract says.
+
+    Attributes:
+        max_bytes: How much of the body is read, as it was sent and decoded. What is longer is
+            refused, whoever reads it; of an error, whose status tells enough, the rest is left out.
+    """
+
+    max_bytes: int = LARGEST_RESPONSE_BYTES
+
+    def iter_raw(self, chunk_size: int | None = None) -> Iterator[bytes]:
+        """Read the body as it was sent, as far as is allowed.
+
+        Args:
+            chunk_size: As httpx has it.
+
+        Yields:
+            Its pieces.
+
+        Raises:
+            PlatformDownError: It is longer.
+        """
+        for chunk in self._bounded(super().iter_raw(self._at_most(chunk_size))):
+            yield from _pieces(chunk, chunk_size)
+
+    def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
+        """Read the decoded body, as far as is allowed.
+
+        Args:
+            chunk_size: As httpx has it.
+
+        Returns:
+            Its pieces.
+
+        Raises:
+            PlatformDownError: It is longer.
+        """
+        return self._bounded(super().iter_bytes(self._at_most(chunk_size)))
+
+    async def aiter_raw(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        """Read the body as it was sent, as far as is allowed.
+
+        Args:
+            chunk_size: As httpx has it.
+
+        Yields:
+            Its pieces.
+
+        Raises:
+            PlatformDownError: It is longer.
+        """
+        async for chunk in self._abounded(super().aiter_raw(self._at_most(chunk_size))):
+            for piece in _pieces(chunk, chunk_size):
+                yield piece
+
+    def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        """Read the decoded body, as far as is allowed.
+
+        Args:
+            chunk_size: As httpx has it.
+
+        Returns:
+            Its pieces.
+
+        Raises:
+            PlatformDownError: It is longer.
+        """
+        return self._abounded(super().aiter_bytes(self._at_most(chunk_size)))
+
+    def _at_most(self, chunk_size: int | None) -> int | None:
+        # httpx gathers a chunk before anybody can count it.
+        return None if chunk_size is None else min(chunk_size, self.max_bytes + 1)
+
+    def _most(self) -> int:
+        return min(self.max_bytes, LARGEST_ERROR_BYTES) if self.is_error else self.max_bytes
+
+    def _bounded(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        read = 0
+        for chunk in chunks:
+            read += len(chunk)
+            if read > self._most():
+                self.close()
+                self._refuse_more()
+                return
+            yield chunk
+
+    async def _abounded(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        read = 0
+        async for chunk in chunks:
+            read += len(chunk)
+            if read > self._most():
+                await self.aclose()
+                self._refuse_more()
+                return
+            yield chunk
+
+    def _refuse_more(self) -> None:
+        if not self.is_error:
+            raise PlatformDownError(
+                f"{_place(self.request)} answered {self.status_code} with more than "
+                f"{self.max_bytes} bytes, which is all that is allowed"
+            )
 
     def json(self, **kwargs: Any) -> Any:
         """Read the body as JSON.
@@ -84,7 +188,7 @@ class PlatformResponse(httpx.Response):
         """
         try:
             return super().json(**kwargs)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise PlatformDownError(
                 f"{_place(self.request)} answered {self.status_code} without JSON: {_reason(self)}"
             ) from None
@@ -110,11 +214,10 @@ class Client(httpx.Client):
         """
         with platform_errors():
             response = super().send(request, **kwargs)
-            _check_size(response)
             if response.is_error:
                 response.read()
                 raise status_error(response, self.limit_reset_header)
-        return _untrusted(response)
+        return response
 
 
 class AsyncClient(httpx.AsyncClient):
@@ -137,39 +240,46 @@ class AsyncClient(httpx.AsyncClient):
         """
         with platform_errors():
             response = await super().send(request, **kwargs)
-            _check_size(response)
             if response.is_error:
                 await response.aread()
                 raise status_error(response, self.limit_reset_header)
-        return _untrusted(response)
+        return response
 
 
-def sync_client(options: HttpOptions, connections: Connections) -> Client:
+def sync_client(
+    options: HttpOptions, connections: Connections, max_bytes: int = LARGEST_RESPONSE_BYTES
+) -> Client:
     """Make a client for plain ``def`` methods.
 
     Args:
         options: What the plugin wants.
         connections: The connections that it shares with others.
+        max_bytes: How much of a response's body is read.
 
     Returns:
         The client.
     """
-    client = Client(transport=connections.sync_transport(), **_arguments(options))
+    transport = _PlatformTransport(connections.sync_transport(), max_bytes)
+    client = Client(transport=transport, **_arguments(options))
     client.limit_reset_header = options.limit_reset_header
     return client
 
 
-def async_client(options: HttpOptions, connections: Connections) -> AsyncClient:
+def async_client(
+    options: HttpOptions, connections: Connections, max_bytes: int = LARGEST_RESPONSE_BYTES
+) -> AsyncClient:
     """Make a client for ``async def`` methods.
 
     Args:
         options: What the plugin wants.
         connections: The connections that it shares with others.
+        max_bytes: How much of a response's body is read.
 
     Returns:
         The client.
     """
-    client = AsyncClient(transport=connections.async_transport(), **_arguments(options))
+    transport = _AsyncPlatformTransport(connections.async_transport(), max_bytes)
+    client = AsyncClient(transport=transport, **_arguments(options))
     client.limit_reset_header = options.limit_reset_header
     return client
 
@@ -177,13 +287,51 @@ def async_client(options: HttpOptions, connections: Connections) -> AsyncClient:
 def _arguments(options: HttpOptions) -> dict[str, Any]:
     return {
         "base_url": options.base_url,
-        "headers": {"User-Agent": _USER_AGENT, **options.headers},
+        "headers": {
+            "User-Agent": _USER_AGENT,
+            "Accept-Encoding": ", ".join(_CODINGS),
+            **options.headers,
+        },
         "params": dict(options.params),
         "auth": options.auth,
         "timeout": options.timeout_seconds,
         "follow_redirects": False,
         "trust_env": False,
     }
+
+
+class _PlatformTransport(httpx.BaseTransport):
+    def __init__(self, transport: httpx.BaseTransport, max_bytes: int) -> None:
+        self._transport = transport
+        self._max_bytes = max_bytes
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        return _untrusted(self._transport.handle_request(request), self._max_bytes)
+
+
+class _AsyncPlatformTransport(httpx.AsyncBaseTransport):
+    def __init__(self, transport: httpx.AsyncBaseTransport, max_bytes: int) -> None:
+        self._transport = transport
+        self._max_bytes = max_bytes
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return _untrusted(await self._transport.handle_async_request(request), self._max_bytes)
+
+
+def _untrusted(response: httpx.Response, max_bytes: int) -> PlatformResponse:
+    headers = response.headers
+    codings = headers.get_list("content-encoding", split_commas=True)
+    if len(codings) > 1 or not {coding.lower() for coding in codings}.issubset(_CODINGS):
+        # Nobody asked for it, and what a small piece of it becomes is not bounded.
+        del headers["content-encoding"]
+    untrusted = PlatformResponse(
+        response.status_code,
+        headers=headers,
+        stream=response.stream,
+        extensions=response.extensions,
+    )
+    untrusted.max_bytes = max_bytes
+    return untrusted
 
 
 @contextmanager
@@ -263,11 +411,11 @@ def _place(request: httpx.Request) -> str:
 def _reason(response: httpx.Response) -> str:
     text = response.text
     if "html" in response.headers.get("content-type", ""):
-        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        title = re.search(r"<title[^<>]*>([^<]*)", text, re.IGNORECASE)
         return " ".join(title.group(1).split())[:LONGEST_REASON] if title else "an HTML page"
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return " ".join(text.split())[:LONGEST_REASON]
     if isinstance(body, dict):
         for name in ("errors", "error", "message", "detail"):
@@ -301,16 +449,7 @@ def _until(value: str | None) -> float | None:
     return max(moment - datetime.now(UTC).timestamp(), 0.0) if math.isfinite(moment) else None
 
 
-def _untrusted(response: httpx.Response) -> httpx.Response:
-    # httpx has no setting for the class of its responses.
-    response.__class__ = PlatformResponse
-    return response
-
-
-def _check_size(response: httpx.Response) -> None:
-    size = response.headers.get("content-length", "0")
-    if size.isdigit() and int(size) > LARGEST_RESPONSE_BYTES:
-        raise PlatformRejectedError(
-            f"{_place(response.request)} answered with {size} bytes; "
-            f"allowed are {LARGEST_RESPONSE_BYTES}"
-        )
+def _pieces(chunk: bytes, chunk_size: int | None) -> Iterator[bytes]:
+    """Cut a chunk small if nobody asked for a size, so that little is decoded at once."""
+    size = chunk_size or _PIECE_BYTES
+    return (chunk[start : start + size] for start in range(0, len(chunk), size))

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
+from urllib.parse import quote
 
 import jsonschema
 from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.protocols import Validator
 from referencing import Registry as SchemaRegistry
+from rfc3986_validator import validate_rfc3986
 
 from engine.errors import PluginCodeError, Violation
 
 MOST_LEVELS = 100
+# Values in one document: a list that holds another one twice, and so on, has 2^60 of them.
+MOST_VALUES = 500_000
 LONGEST_MESSAGE = 300
 
 _SECRET_NAMES = frozenset({"api_key", "access_token", "password"})
@@ -30,10 +35,15 @@ class NotJsonError(PluginCodeError):
     kind = "not_json"
 
 
-class Parameters(Mapping[str, Any]):
-    """Parameters of an action or a process: read them as items or as attributes.
+# What a dictionary has and a parameter may be called: the parameter is meant.
+_GIVE_WAY = frozenset({"clear", "copy", "fromkeys", "pop", "popitem", "setdefault", "update"})
 
-    A property of the schema that was not sent is None as an attribute.
+
+class Parameters(dict[str, Any]):
+    """Parameters of an action or a process: a dictionary whose items are attributes too.
+
+    A property of the schema that was not sent is None as an attribute. Of the attributes ``keys``,
+    ``items``, ``values`` and ``get`` only the methods can be read.
 
     Args:
         values: The values.
@@ -50,35 +60,50 @@ class Parameters(Mapping[str, Any]):
         violations = validate(filled, schema) if schema else []
         if violations:
             raise ValueError("; ".join(f"{v.path or '/'}: {v.message}" for v in violations))
-        self._json = filled
+        super().__init__(filled)
         self._properties = frozenset((schema or {}).get("properties", {}))
 
-    def __getitem__(self, key: str) -> Any:
-        """Read a value that was sent or has a default."""
-        return self._json[key]
-
-    def __iter__(self) -> Iterator[str]:
-        """Go through the names."""
-        return iter(self._json)
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self._json)
+    def __getattribute__(self, name: str) -> Any:
+        """Read a value as an attribute, also one that is called like a method."""
+        if name in _GIVE_WAY and (name in self or name in self._properties):
+            return self.get(name)
+        return super().__getattribute__(name)
 
     def __getattr__(self, name: str) -> Any:
         """Read a value as an attribute."""
-        if name.startswith("__") or name in ("_json", "_properties"):
+        if name.startswith("__") or name == "_properties":
             raise AttributeError(name)
-        if name in self._json:
-            return self._json[name]
+        if name in self:
+            return self[name]
         if name in self._properties:
             return None
-        known = ", ".join(sorted({*self._json, *self._properties})) or "none"
+        known = ", ".join(sorted({*self, *self._properties})) or "none"
         raise AttributeError(f"no parameter {name!r}; there are: {known}")
 
     def __repr__(self) -> str:
         """Show the names; values may be secrets."""
-        return f"Parameters({', '.join(self._json)})"
+        return f"Parameters({', '.join(self)})"
+
+
+def _is_iri(rule: str, value: object) -> bool:
+    """Whether a text is an IRI: one whose characters beyond ASCII, escaped, leave a URI.
+
+    The mapping is that of RFC 3987, section 3.1. The library that jsonschema would ask takes longer
+    to import than all the rest of a worker.
+    """
+    if not isinstance(value, str):
+        return True
+    escaped = re.sub(r"[^\x00-\x7f]+", lambda found: quote(found[0]), value)
+    return bool(validate_rfc3986(escaped, rule=rule))
+
+
+for _draft in (
+    jsonschema.Draft7Validator,
+    jsonschema.Draft201909Validator,
+    jsonschema.Draft202012Validator,
+):
+    _draft.FORMAT_CHECKER.checks("iri")(partial(_is_iri, "URI"))
+    _draft.FORMAT_CHECKER.checks("iri-reference")(partial(_is_iri, "URI_reference"))
 
 
 @lru_cache(maxsize=1024)
@@ -240,6 +265,10 @@ def secret_properties(schema: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(found)
 
 
+# Python refuses to write longer ones (sys.get_int_max_str_digits: 4300 digits).
+MOST_BITS = 14_000
+
+
 def json_safe(value: Any) -> Any:
     """Make plain JSON data of a value.
 
@@ -252,11 +281,13 @@ def json_safe(value: Any) -> Any:
     Raises:
         NotJsonError: JSON cannot hold it; the message names the type and the place.
     """
-    return _plain(value, "", 0)
+    return _plain(value, "", 0, iter(range(MOST_VALUES)))
 
 
-def _plain(value: Any, path: str, level: int) -> Any:
+def _plain(value: Any, path: str, level: int, left: Iterator[int]) -> Any:
     place = path[:80] or "/"
+    if next(left, None) is None:
+        raise NotJsonError(f"more than {MOST_VALUES} values")
     if level > MOST_LEVELS:
         raise NotJsonError(f"more than {MOST_LEVELS} levels, at {place}")
     if isinstance(value, Enum):
@@ -264,6 +295,8 @@ def _plain(value: Any, path: str, level: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
+        if value.bit_length() > MOST_BITS:
+            raise NotJsonError(f"an integer of more than {MOST_BITS} bits, at {place}")
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -279,7 +312,9 @@ def _plain(value: Any, path: str, level: int) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise NotJsonError(f"a key of type {type(key).__name__} at {place}")
-        return {str(k): _plain(v, f"{path}/{_escape(k)}", level + 1) for k, v in value.items()}
+        return {
+            str(k): _plain(v, f"{path}/{_escape(k)}", level + 1, left) for k, v in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{path}/{i}", level + 1) for i, item in enumerate(value)]
+        return [_plain(item, f"{path}/{i}", level + 1, left) for i, item in enumerate(value)]
     raise NotJsonError(f"{type(value).__name__} at {place}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,13 +13,21 @@ import structlog
 
 from engine.errors import PluginCodeError
 from engine.outbound import Connections
-from engine.sdk.http import AsyncClient, Client, HttpOptions, async_client, sync_client
+from engine.sdk.http import (
+    LARGEST_RESPONSE_BYTES,
+    AsyncClient,
+    Client,
+    HttpOptions,
+    async_client,
+    sync_client,
+)
 from engine.sdk.parameters import json_safe
 from engine.sdk.signatures import SignatureScheme
 from engine.sdk.state import State
 from engine.sdk.webhook import WebhookRequest, WebhookResponse
 
 EVENT_TYPE_MAX_LENGTH = 255
+LARGEST_EVENT_BYTES = 262_144
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,15 @@ class Community:
 
     name: str
     readable_name: str = ""
+
+    @property
+    def slug(self) -> str:
+        """Its unique slug: the same as ``name``."""
+        return self.name
+
+    def __str__(self) -> str:
+        """Its name for people, or else its slug."""
+        return self.readable_name or self.name
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,8 @@ class InvocationContext:
         webhook_url: The public URL of the instance's webhooks.
         connections: To platforms; shared with other calls.
         timeout_seconds: How long the call may take.
+        response_max_bytes: How much of a platform's response is read.
+        event_max_bytes: Largest event, as bytes of JSON.
         log: Logger that carries community, plugin and call.
         clock: The present time, in UTC.
         events: News that the call sent to the driver.
@@ -75,18 +95,23 @@ class InvocationContext:
     webhook_url: str
     connections: Connections
     timeout_seconds: float = 30
+    response_max_bytes: int = LARGEST_RESPONSE_BYTES
+    event_max_bytes: int = LARGEST_EVENT_BYTES
     log: Any = field(default_factory=structlog.get_logger)
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     events: list[Event] = field(default_factory=list)
     sync_http: Client | None = None
     async_http: AsyncClient | None = None
 
-    async def close(self) -> None:
-        """Close the HTTP clients that the call opened; a further call opens new ones."""
+    def close(self) -> None:
+        """Close the HTTP client that the call opened; a further call opens a new one."""
         sync_http, self.sync_http = self.sync_http, None
-        async_http, self.async_http = self.async_http, None
         if sync_http is not None:
             sync_http.close()
+
+    async def close_async(self) -> None:
+        """Close the ``async`` HTTP client; to be called in the loop that it was opened in."""
+        async_http, self.async_http = self.async_http, None
         if async_http is not None:
             await async_http.aclose()
 
@@ -104,6 +129,8 @@ class Plugin:
         name: Unique slug of the plugin.
         description: One line for the API's documentation.
         config_schema: JSON Schema of the config.
+        community_platform_id_key: The property of the config that holds the platform's own id of
+            the community, such as that of its workspace.
         auth_type: How the platform knows the community; told to drivers, not acted upon.
         webhook_signature: How the platform signs its webhooks, if it does.
         webhook_max_bytes: Largest webhook body; None: the engine's limit.
@@ -116,6 +143,7 @@ class Plugin:
     name: ClassVar[str]
     description: ClassVar[str] = ""
     config_schema: ClassVar[Mapping[str, Any]] = {}
+    community_platform_id_key: ClassVar[str | None] = None
     auth_type: ClassVar[str | None] = None
     webhook_signature: ClassVar[SignatureScheme | None] = None
     webhook_max_bytes: ClassVar[int | None] = None
@@ -175,6 +203,12 @@ class Plugin:
         return self._context.community
 
     @property
+    def community_platform_id(self) -> str | None:
+        """The platform's own id of the community, from the config; None if there is none."""
+        value = self.config.get(self.community_platform_id_key or "")
+        return None if value is None else str(value)
+
+    @property
     def idempotency_key(self) -> str:
         """A text that is the same on every try of this one call."""
         return self._context.idempotency_key
@@ -205,11 +239,15 @@ class Plugin:
         except RuntimeError:
             if self._context.sync_http is None:
                 self._context.sync_http = sync_client(
-                    self.http_options(), self._context.connections
+                    self.http_options(),
+                    self._context.connections,
+                    self._context.response_max_bytes,
                 )
             return self._context.sync_http
         if self._context.async_http is None:
-            self._context.async_http = async_client(self.http_options(), self._context.connections)
+            self._context.async_http = async_client(
+                self.http_options(), self._context.connections, self._context.response_max_bytes
+            )
         return self._context.async_http
 
     def send_event_to_driver(
@@ -228,19 +266,24 @@ class Plugin:
             timestamp: When, in seconds since the epoch; default: now.
 
         Raises:
-            PluginCodeError: ``event_type`` is empty or too long, or ``data`` or ``initiator`` hold
-                what JSON cannot.
+            PluginCodeError: ``event_type`` is empty or too long, something holds what JSON cannot,
+                or the event is too large.
         """
         if not isinstance(event_type, str) or not 0 < len(event_type) <= EVENT_TYPE_MAX_LENGTH:
             raise PluginCodeError(
                 f"event_type must be a text of 1 to {EVENT_TYPE_MAX_LENGTH} characters"
             )
         when = self.now().timestamp() if timestamp is None else timestamp
-        self._context.events.append(
-            Event(
-                event_type=event_type,
-                data=json_safe({} if data is None else data),
-                initiator=json_safe(dict(initiator or {})),
-                timestamp=str(when),
-            )
+        event = Event(
+            event_type=json_safe(event_type),
+            data=json_safe({} if data is None else data),
+            initiator=json_safe(dict(initiator or {})),
+            timestamp=json_safe(str(when)),
         )
+        size = len(json.dumps([event.data, event.initiator, event.timestamp]))
+        most = self._context.event_max_bytes
+        if size > most:
+            raise PluginCodeError(
+                f"the event '{event_type}' is {size} bytes of JSON; allowed are {most}"
+            )
+        self._context.events.append(event)

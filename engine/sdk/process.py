@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from engine.errors import PluginCodeError
+from engine.errors import PluginCodeError, is_storable
 from engine.sdk import closing
 from engine.sdk.parameters import Parameters, json_safe
 from engine.sdk.plugin import Plugin
@@ -117,7 +117,7 @@ class GovernanceProcess:
         parameters: What the process was started with.
         created_at: When it was started.
         state: The process' own data, kept with it.
-        plugin_inst: The plugin instance that it belongs to.
+        plugin_inst: The plugin instance that it belongs to; ``plugin`` is the same.
     """
 
     name: ClassVar[str]
@@ -144,6 +144,11 @@ class GovernanceProcess:
         self.plugin_inst: Any = plugin
         if context.poll_every_seconds is not None:
             self.poll_every = context.poll_every_seconds
+
+    @property
+    def plugin(self) -> Any:
+        """The plugin instance that it belongs to."""
+        return self.plugin_inst
 
     @property
     def http(self) -> Any:
@@ -261,10 +266,9 @@ def _text_attribute(name: str, value: str | None, longest: int) -> str | None:
         return None
     if not isinstance(value, str):
         raise PluginCodeError(f"{name} must be a text, not {type(value).__name__}")
-    if len(value) > longest or "\x00" in value:
-        raise PluginCodeError(f"{name} must be a text of at most {longest} characters, no NUL")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise PluginCodeError(f"{name} holds half a surrogate pair") from None
+    if len(value) > longest or not is_storable(value):
+        raise PluginCodeError(
+            f"{name} must be a text of at most {longest} characters, "
+            "without NUL and halves of surrogate pairs"
+        )
     return value

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, TypeVar, overload
 
 from engine.errors import PluginCodeError, RegistrationError
-from engine.sdk.arguments import signature_problem
+from engine.sdk.arguments import signature_problem, takes
 from engine.sdk.parameters import check_schema
 from engine.sdk.plugin import Plugin
 from engine.sdk.process import GovernanceProcess, as_seconds
@@ -22,7 +22,12 @@ Schema = Mapping[str, Any]
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _SLUG_RULE = "1 to 64 lower-case letters, digits, dashes and underscores, a letter or digit first"
-_MARK = "__metagov_declaration__"
+MARK = "__metagov_declaration__"
+# The package under which plugins of ``METAGOV_PLUGIN_PATH`` are imported.
+OWN_PLUGINS = "metagov_plugins"
+PROCESS_METHODS = frozenset(
+    {"start", "close", "update", "update_many", "receive_webhook", "find_started"}
+)
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(s|min|h|day)")
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "day": 86400.0}
 
@@ -203,12 +208,14 @@ class Registry:
         if not (inspect.isclass(cls) and issubclass(cls, Plugin)):
             raise RegistrationError(f"{_label(cls)}: @Registry.plugin wants a subclass of Plugin")
         name = _slug(cls, getattr(cls, "name", None), "name", "tutorial")
-        if name in Registry.plugins:
+        other = Registry.plugins.get(name)
+        if other is not None and (not _is_own(cls) or _is_own(other.cls)):
             raise RegistrationError(
                 f"{_label(cls)}: a plugin named '{name}' is already registered by "
-                f"{_label(Registry.plugins[name].cls)}: give one of them another `name`"
+                f"{_label(other.cls)}: give one of them another `name`"
             )
         _check(cls, "config_schema", cls.config_schema)
+        _check_no_init(cls, Plugin)
         _check_initialize(cls)
         _call_every(cls)
         declared = _declared_methods(cls)
@@ -225,6 +232,7 @@ class Registry:
             tasks=_by_slug(cls, [i for i in declared if isinstance(i, TaskDeclaration)]),
             receiver=receivers[0] if receivers else None,
         )
+        setattr(cls, MARK, True)
         return cls
 
     @staticmethod
@@ -262,8 +270,10 @@ class Registry:
                 f"{_label(cls)}: '{plugin_name}.{slug}' is already registered by "
                 f"{_label(plugin.processes[slug].cls)}: give one of them another `name`"
             )
+        _check_no_init(cls, GovernanceProcess)
         _check_process(cls)
         plugin.processes[slug] = ProcessDeclaration(slug=slug, plugin=plugin_name, cls=cls)
+        setattr(cls, MARK, True)
         return cls
 
     @staticmethod
@@ -308,7 +318,7 @@ class Registry:
                 is_public,
                 idempotent,
             )
-            setattr(method, _MARK, declaration)
+            setattr(method, MARK, declaration)
             return method
 
         return mark
@@ -331,7 +341,7 @@ class Registry:
         """
 
         def mark(method: Method) -> Method:
-            setattr(method, _MARK, ReceiverDeclaration(method.__name__, tuple(schemas)))
+            setattr(method, MARK, ReceiverDeclaration(method.__name__, tuple(schemas)))
             return method
 
         schemas: Sequence[Schema] = () if callable(event_schemas) else event_schemas
@@ -368,7 +378,7 @@ class Registry:
         def mark(method: Method) -> Method:
             name = method.__name__
             slug = name.replace("_", "-").strip("-").lower()
-            setattr(method, _MARK, TaskDeclaration(slug, name, seconds, tuple(event_schemas)))
+            setattr(method, MARK, TaskDeclaration(slug, name, seconds, tuple(event_schemas)))
             return method
 
         return mark(every) if callable(every) else mark
@@ -378,6 +388,11 @@ def _label(thing: object) -> str:
     module = getattr(thing, "__module__", "")
     name = getattr(thing, "__qualname__", None) or repr(thing)
     return f"class {module}.{name}" if inspect.isclass(thing) else f"{module}.{name}"
+
+
+def _is_own(cls: type) -> bool:
+    """Whether a class comes by ``METAGOV_PLUGIN_PATH``: its plugin replaces one of this name."""
+    return cls.__module__.startswith(f"{OWN_PLUGINS}.")
 
 
 def _slug(cls: type, value: object, attribute: str, example: str) -> str:
@@ -390,6 +405,15 @@ def _slug(cls: type, value: object, attribute: str, example: str) -> str:
             f"{_label(cls)}: its `{attribute}` {value!r:.80} is no slug: use {_SLUG_RULE}"
         )
     return value
+
+
+def _check_no_init(cls: type, base: type) -> None:
+    # It would run where the engine's own work runs, and could hold that up.
+    if cls.__init__ is not base.__init__:  # type: ignore[misc]
+        raise RegistrationError(
+            f"{_label(cls)}: has an `__init__` of its own: objects are made anew for every call: "
+            "set class attributes, compute in a property, or do in `initialize` what lasts"
+        )
 
 
 def _check(cls: type, attribute: str, schema: object) -> None:
@@ -422,16 +446,16 @@ def _call_every(cls: type[Plugin]) -> float | None:
 
 
 def _check_initialize(cls: type[Plugin]) -> None:
-    if len(inspect.signature(cls.initialize).parameters) != 1:
-        raise RegistrationError(f"{_label(cls)}: `initialize` takes no arguments but self")
+    if not takes(cls.initialize, 1):
+        raise RegistrationError(f"{_label(cls)}: `initialize` can be called with self alone")
     hook = getattr(cls, "on_config_change", None)
-    if hook is not None and len(inspect.signature(hook).parameters) != 2:
+    if hook is not None and not takes(hook, 2):
         raise RegistrationError(
             f"{_label(cls)}: write `on_config_change(self, old_config)`, with just that argument"
         )
     leave = getattr(cls, "on_disable", None)
-    if leave is not None and len(inspect.signature(leave).parameters) != 1:
-        raise RegistrationError(f"{_label(cls)}: `on_disable` takes no arguments but self")
+    if leave is not None and not takes(leave, 1):
+        raise RegistrationError(f"{_label(cls)}: `on_disable` can be called with self alone")
 
 
 def _check_process(cls: type[GovernanceProcess]) -> None:
@@ -455,12 +479,11 @@ def _check_process(cls: type[GovernanceProcess]) -> None:
         if function is None:
             continue
         arguments = wanted.count(",") + 1
-        if not callable(function) or len(inspect.signature(function).parameters) != arguments:
+        if not callable(function) or not takes(function, arguments):
             raise RegistrationError(f"{_label(cls)}: write its `{method}` as {method}({wanted})")
     together = inspect.getattr_static(cls, "update_many", None)
     if together is not None and (
-        not isinstance(together, classmethod)
-        or len(inspect.signature(cls.update_many).parameters) != 1  # type: ignore[attr-defined]
+        not isinstance(together, classmethod) or not takes(cls.update_many, 1)  # type: ignore[attr-defined]
     ):
         raise RegistrationError(
             f"{_label(cls)}: write its `update_many` as a classmethod update_many(cls, processes)"
@@ -483,7 +506,7 @@ def _declared_methods(
     names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
     for name in names:
         function = getattr(cls, name)
-        declaration = getattr(function, _MARK, None)
+        declaration = getattr(function, MARK, None)
         if declaration is None:
             continue
         if isinstance(declaration, ActionDeclaration):
@@ -491,7 +514,7 @@ def _declared_methods(
         else:
             _check_event_schemas(cls, name, declaration.event_schemas)
             wanted = 2 if isinstance(declaration, ReceiverDeclaration) else 1
-            if len(inspect.signature(function).parameters) != wanted:
+            if not takes(function, wanted):
                 shape = "(self, request)" if wanted == 2 else "(self)"
                 raise RegistrationError(f"{_label(cls)}: write its `{name}` as {name}{shape}")
         declared.append(declaration)

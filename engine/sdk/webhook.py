@@ -17,12 +17,26 @@ Value = TypeVar("Value")
 _NO_DEFAULT: Any = object()
 
 
+class Headers(httpx.Headers):
+    """Headers by name, whatever its case, with dashes or underscores between its words."""
+
+    def __getitem__(self, key: str) -> str:
+        """Read a header."""
+        return super().__getitem__(key.replace("_", "-"))
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a header was sent."""
+        return isinstance(key, str) and super().__contains__(key.replace("_", "-"))
+
+
 class WebhookRequest:
     """A webhook as it came.
 
+    It reads as Django's requests do too: ``POST``, ``GET``, ``META`` with ``HTTP_X_HUB_SIGNATURE``.
+
     Attributes:
         body: The bytes.
-        headers: By name, whatever its case.
+        headers: By name, whatever its case; underscores count as dashes.
         query: The URL's query.
         path: The URL's path.
         method: The HTTP method.
@@ -37,7 +51,7 @@ class WebhookRequest:
         method: str = "POST",
     ) -> None:
         self.body = body
-        self.headers: Mapping[str, str] = httpx.Headers(dict(headers))
+        self.headers: Mapping[str, str] = Headers(dict(headers))
         self.query = dict(query or {})
         self.path = path
         self.method = method
@@ -66,6 +80,28 @@ class WebhookRequest:
     def form(self) -> dict[str, str]:
         """The body as a URL-encoded form; of a repeated field the last value."""
         return dict(parse_qsl(self.text, keep_blank_values=True))
+
+    @property
+    def POST(self) -> dict[str, str]:
+        """The fields of a URL-encoded form; empty if the body is none."""
+        return self.form() if self.content_type == "application/x-www-form-urlencoded" else {}
+
+    @property
+    def GET(self) -> dict[str, str]:
+        """The URL's query."""
+        return self.query
+
+    @property
+    def META(self) -> dict[str, str]:
+        """Method, path, and each header as ``HTTP_`` and its name in capitals."""
+        named = {key.upper().replace("-", "_"): value for key, value in self.headers.items()}
+        plain = {key: named.pop(key) for key in ("CONTENT_TYPE", "CONTENT_LENGTH") if key in named}
+        return {
+            "REQUEST_METHOD": self.method,
+            "PATH_INFO": self.path,
+            **plain,
+            **{f"HTTP_{key}": value for key, value in named.items()},
+        }
 
     def read(self, path: str, kind: type[Value], default: Value = _NO_DEFAULT) -> Value:
         """Read one value of a JSON body, whose type is not trusted.

@@ -18,17 +18,20 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    update,
 )
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.errors import PluginCodeError, StateConflictError
-from engine.store.database import JsonText, UtcDateTime, new_id, utc_now
+from engine.store.database import Database, JsonText, UtcDateTime, new_id, utc_now
+from engine.store.lost_calls import LostCall
 from engine.store.pacing import InstancePace
 
 NAME_MAX_LENGTH = 128
 
 ACCEPTED = "accepted"
+APPLYING = "applying"
 APPLIED = "applied"
 REFUSED = "refused"
 
@@ -79,7 +82,7 @@ class PluginState(SQLModel, table=True):
 
 
 class CommunityChange(SQLModel, table=True):
-    """A desired state of a community, asked for and then applied, or refused."""
+    """A desired state of a community: asked for, perhaps begun, then applied or refused."""
 
     __tablename__ = "community_change"
 
@@ -103,6 +106,8 @@ class EnabledInstance:
         config_encrypted: Its config.
         readable_name: The community's name for people.
         paused_until: Until when its platform wants no calls, if it said so.
+        stopped_until: Until when none are made, because they took workers down.
+        alone_until: Until when they are made in a process of their own, because they might.
         has_state: Whether it has any state.
     """
 
@@ -112,6 +117,8 @@ class EnabledInstance:
     config_encrypted: str = dataclass_field(repr=False)
     readable_name: str
     paused_until: datetime | None
+    stopped_until: datetime | None
+    alone_until: datetime | None
     has_state: bool
 
 
@@ -122,6 +129,8 @@ _ENABLED: tuple[Any, ...] = (
     PluginInstance.config_encrypted,
     Community.readable_name,
     InstancePace.paused_until,
+    InstancePace.stopped_until,
+    InstancePace.alone_until,
     exists().where(col(PluginState.instance_id) == col(PluginInstance.id)),
 )
 
@@ -277,6 +286,11 @@ async def find_with_instance(
     return tuple(selected), EnabledInstance(*instance) if instance[0] is not None else None
 
 
+_STATE = select(PluginState.key, PluginState.value).where(
+    col(PluginState.instance_id) == bindparam("instance")
+)
+
+
 async def load_state(session: AsyncSession, instance_id: str) -> dict[str, str]:
     """Read an instance's state.
 
@@ -287,10 +301,7 @@ async def load_state(session: AsyncSession, instance_id: str) -> dict[str, str]:
     Returns:
         Encoded values by key.
     """
-    query = select(PluginState.key, PluginState.value).where(
-        col(PluginState.instance_id) == instance_id
-    )
-    return dict((await session.exec(query)).all())
+    return dict((await session.exec(_STATE, params={"instance": instance_id})).all())
 
 
 async def store_state(
@@ -380,26 +391,92 @@ async def delete_instances(session: AsyncSession, ids: Sequence[str]) -> None:
     if ids:
         await session.exec(delete(PluginState).where(col(PluginState.instance_id).in_(ids)))
         await session.exec(delete(InstancePace).where(col(InstancePace.instance_id).in_(ids)))
+        await session.exec(delete(LostCall).where(col(LostCall.instance_id).in_(ids)))
         await session.exec(delete(PluginInstance).where(col(PluginInstance.id).in_(ids)))
 
 
-async def changes_before(
-    session: AsyncSession, status: str, created: datetime
-) -> Sequence[CommunityChange]:
-    """Changes of a status that were asked for long ago.
+async def begin_change(database: Database, change: CommunityChange) -> bool:
+    """Note that plugins may be called for a change from now on, unless they may have before.
+
+    Args:
+        database: The database.
+        change: The change.
+
+    Returns:
+        True if no plugin was called for it, and nobody else will call one.
+    """
+    if change.created_at <= database.marks_kept_since:
+        return False
+    statement = (
+        update(CommunityChange)
+        .where(col(CommunityChange.id) == change.id, col(CommunityChange.status) == ACCEPTED)
+        .values(status=APPLYING)
+    )
+    return await database.mark(statement) > 0
+
+
+async def changes_before(session: AsyncSession, created: datetime) -> Sequence[CommunityChange]:
+    """Changes that were asked for long ago, and neither applied nor refused.
 
     Args:
         session: An open session.
-        status: Their status.
         created: They were asked for before this moment.
 
     Returns:
         The changes.
     """
     query = select(CommunityChange).where(
-        col(CommunityChange.status) == status, col(CommunityChange.created_at) < created
+        col(CommunityChange.status).in_((ACCEPTED, APPLYING)),
+        col(CommunityChange.created_at) < created,
     )
     return (await session.exec(query)).all()
+
+
+async def withdraw_change(
+    database: Database, session: AsyncSession, change_id: str, error: Mapping[str, Any]
+) -> bool:
+    """Refuse a change that nobody has begun to apply, so that nobody will.
+
+    Args:
+        database: The database.
+        session: A session in a transaction.
+        change_id: The change.
+        error: Why, as ``engine.errors.describe`` tells it.
+
+    Returns:
+        False if it has been begun, or has ended.
+    """
+    statement = (
+        update(CommunityChange)
+        .where(
+            col(CommunityChange.id) == change_id,
+            col(CommunityChange.status) == ACCEPTED,
+            col(CommunityChange.created_at) > database.marks_kept_since,
+        )
+        .values(status=REFUSED, error=dict(error), desired_encrypted=None)
+        .execution_options(synchronize_session=False)
+    )
+    return bool((await session.exec(statement)).rowcount)
+
+
+async def refuse_change(session: AsyncSession, change_id: str, error: Mapping[str, Any]) -> None:
+    """End a change that may have been begun, unless it has ended.
+
+    Args:
+        session: A session in a transaction.
+        change_id: The change.
+        error: Why, as ``engine.errors.describe`` tells it.
+    """
+    statement = (
+        update(CommunityChange)
+        .where(
+            col(CommunityChange.id) == change_id,
+            col(CommunityChange.status).in_([ACCEPTED, APPLYING]),
+        )
+        .values(status=REFUSED, error=dict(error), desired_encrypted=None)
+        .execution_options(synchronize_session=False)
+    )
+    await session.exec(statement)
 
 
 async def forget_changes_before(session: AsyncSession, created: datetime) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
+import psutil
 from sqlalchemy import (
     ColumnElement,
     DateTime,
@@ -26,7 +28,14 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.engine import URL, Connection
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator
@@ -84,20 +93,49 @@ def new_id() -> str:
     return str(uuid4())
 
 
-def insert_if(row: SQLModel, condition: ColumnElement[bool]) -> Insert:
+def insert_if(
+    row: SQLModel,
+    condition: ColumnElement[bool],
+    computed: Mapping[str, ColumnElement[Any]] | None = None,
+) -> Insert:
     """Make the statement that stores a row if a condition holds at that moment.
 
     Args:
         row: The new row.
         condition: The condition.
+        computed: Values of columns that the database computes at that moment.
 
     Returns:
         The statement; it changes one row, or none.
     """
     table = inspect(type(row)).local_table
-    values = {column.key: literal(getattr(row, column.key), column.type) for column in table.c}
+    values: dict[str, ColumnElement[Any]] = {
+        column.key: literal(getattr(row, column.key), column.type) for column in table.c
+    }
+    values.update(computed or {})
     statement = insert(table).from_select(list(values), select(*values.values()).where(condition))
     return statement.execution_options(preserve_rowcount=True)
+
+
+class _Turn(asyncio.Lock):
+    """A lock that is waited for no longer than for the database itself.
+
+    Without that, each of many waiting writers would meet a locked database for its full time-out.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    async def acquire(self) -> Literal[True]:
+        """Take the turn."""
+        if not self.locked():
+            return await super().acquire()
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await super().acquire()
+        except TimeoutError:
+            raise PoolTimeoutError("no turn to write came in time") from None
 
 
 class Database:
@@ -107,17 +145,38 @@ class Database:
         engine: The SQLAlchemy engine whose connections open transactions.
         reader: One whose connections do not: each query stands for itself, which saves a reader two
             round trips.
+        marker: One for marks that need not survive a crash of the machine: it saves a wait for the
+            disk.
         outage_seconds: How long what must not be lost waits for a database that is out.
+        turn_seconds: How long a writer waits for its turn, where there is one writer at a time.
+
+    Attributes:
+        marks_kept_since: No mark of a row is lost that was made after this moment. Marks in SQLite
+            die with their machine, so there it is the moment when the machine was started.
     """
 
-    def __init__(self, engine: AsyncEngine, reader: AsyncEngine, outage_seconds: float) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        reader: AsyncEngine,
+        marker: AsyncEngine,
+        outage_seconds: float,
+        turn_seconds: float,
+    ) -> None:
         self.engine = engine
         self._reader = reader
+        self._marker = marker
         self._outage_seconds = outage_seconds
+        keeps_all = marker is reader
+        self.marks_kept_since = (
+            datetime.min.replace(tzinfo=UTC)
+            if keeps_all
+            else datetime.fromtimestamp(psutil.boot_time(), UTC)
+        )
         self._writer = engine.execution_options(metagov_write=True)
         # SQLite has one writer at a time: waiting here is fairer and faster than on its file lock.
         self._turn: AbstractAsyncContextManager[Any] = (
-            asyncio.Lock() if engine.dialect.name == "sqlite" else nullcontext()
+            _Turn(turn_seconds) if engine.dialect.name == "sqlite" else nullcontext()
         )
 
     @asynccontextmanager
@@ -155,6 +214,19 @@ class Database:
         """
         async with self._turn, self._reader.connect() as connection:
             return (await connection.execute(statement)).rowcount
+
+    async def mark(self, statement: UpdateBase, **parameters: Any) -> int:
+        """Run one statement that is not lost with the process, but may be with the machine.
+
+        Args:
+            statement: The statement.
+            parameters: Values of its bound parameters.
+
+        Returns:
+            How many rows it changed.
+        """
+        async with self._turn, self._marker.connect() as connection:
+            return (await connection.execute(statement, parameters)).rowcount
 
     async def persist(self, work: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
         """Do work in one transaction, and again from its beginning while the database is out.
@@ -210,6 +282,7 @@ class Database:
         """Close all connections."""
         await self.engine.dispose()
         await self._reader.dispose()
+        await self._marker.dispose()
 
 
 def database_url(settings: Settings) -> URL:
@@ -240,6 +313,10 @@ def database_url(settings: Settings) -> URL:
         raise SettingsError(
             f"METAGOV_DATABASE_URL names {kind!r:.40}; allowed are postgresql:// and sqlite://"
         )
+    if kind == "sqlite" and url.database in (None, "", ":memory:"):
+        raise SettingsError(
+            "METAGOV_DATABASE_URL names no file; processes of the engine share one: sqlite:///path"
+        )
     return url.set(drivername=DRIVERS[kind])
 
 
@@ -256,34 +333,54 @@ def open_database(settings: Settings) -> Database:
         SettingsError: The URL is not valid.
     """
     url = database_url(settings)
-    if url.get_backend_name() == "sqlite":
-        if url.database:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    sqlite = url.get_backend_name() == "sqlite"
+    if sqlite:
+        _make_folder(Path(str(url.database)).absolute().parent)
         connect: dict[str, Any] = {"timeout": settings.database_timeout_seconds}
     else:
         connect = {"connect_timeout": max(2, int(settings.database_timeout_seconds))}
 
-    def pool(**options: Any) -> AsyncEngine:
+    def pool(synchronous: str = "FULL", **options: Any) -> AsyncEngine:
         engine = create_async_engine(
             url,
             pool_size=settings.database_pool_size,
             pool_timeout=settings.database_timeout_seconds,
-            pool_pre_ping=url.get_backend_name() != "sqlite",
+            pool_pre_ping=not sqlite,
             hide_parameters=True,
             connect_args=connect,
             **options,
         )
-        if url.get_backend_name() == "sqlite":
-            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        if sqlite:
+            prepare = partial(_prepare_sqlite, synchronous=synchronous)
+            event.listen(engine.sync_engine, "connect", prepare)
             event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
 
-    reader = pool(isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True)
-    return Database(pool(), reader, settings.database_outage_seconds)
+    single: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
+    reader = pool(**single)
+    # PostgreSQL may crash without its machine, and loses what it need not have kept.
+    marker = pool(synchronous="NORMAL", **single) if sqlite else reader
+    return Database(
+        pool(),
+        reader,
+        marker,
+        settings.database_outage_seconds,
+        settings.database_timeout_seconds,
+    )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be made ({error.strerror}); METAGOV_DATABASE_URL, or METAGOV_DATA_DIR, "
+            "must name a folder that this user may write to"
+        ) from None
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error says that the database is locked, down or out of reach.
+    """Whether an error says that the database is locked, down, out of reach or unusable.
 
     Args:
         error: What was raised.
@@ -291,16 +388,20 @@ def is_outage(error: BaseException) -> bool:
     Returns:
         True if trying again later may help.
     """
+    # A PostgreSQL that became read-only, and a damaged SQLite file, can be used no more than one
+    # that is down.
+    if isinstance(error, InternalError) or type(error) is DatabaseError:
+        return True
     return isinstance(error, OUTAGE_ERRORS) or (
         isinstance(error, DBAPIError) and error.connection_invalidated
     )
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
+def _prepare_sqlite(connection: Any, _record: Any, *, synchronous: str) -> None:
     # The driver's own transactions are switched off: _begin_sqlite begins them.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -7,21 +7,22 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, delete, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlmodel import Field, SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.errors import IdempotencyMismatchError
+from engine.errors import IdempotencyMismatchError, OutcomeUnknownError, UnavailableError
 from engine.store import communities
 from engine.store.communities import NAME_MAX_LENGTH, EnabledInstance
 from engine.store.database import Database, JsonText, UtcDateTime, insert_if, new_id, utc_now
 
 ACCEPTED = "accepted"
+RUNNING = "running"
 DONE = "done"
 
 
 class Invocation(SQLModel, table=True):
-    """One call of plugin code: asked for, or done."""
+    """One call of plugin code: asked for (accepted), perhaps begun (running), or done."""
 
     __tablename__ = "invocation"
 
@@ -38,6 +39,11 @@ class Invocation(SQLModel, table=True):
     finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime, index=True)
 
 
+_BEGIN = (
+    update(Invocation)
+    .where(col(Invocation.id) == bindparam("accepted"), col(Invocation.status) == ACCEPTED)
+    .values(status=RUNNING)
+)
 _WITH_INSTANCE = communities.select_with_instance(Invocation.instance_id, Invocation).where(
     col(Invocation.id) == bindparam("id")
 )
@@ -93,11 +99,31 @@ async def accept_once(
 
     Raises:
         IdempotencyMismatchError: The key was used with another body.
+        UnavailableError: Another request with this key came and went at the same moment.
+        OutcomeUnknownError: The database went away meanwhile; the row may be stored.
     """
+    try:
+        return await _accept_once(database, row, resource_id, condition, idempotency)
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise OutcomeUnknownError(
+            "The database went away while the request was stored, so it may be done. "
+            "The same request with the same Idempotency-Key tells what came of it"
+        ) from None
+
+
+async def _accept_once(
+    database: Database,
+    row: SQLModel,
+    resource_id: str,
+    condition: ColumnElement[bool],
+    idempotency: Idempotency | None,
+) -> str | None:
     statement = insert_if(row, condition)
     if idempotency is None:
         return resource_id if await database.execute(statement) else None
-    first = await _first_use(database, idempotency)
+    first = await first_use(database, idempotency)
     if first is not None:
         return first
     try:
@@ -114,14 +140,27 @@ async def accept_once(
             )
     except IntegrityError:
         # Two requests with one key at the same moment: the other one was first.
-        first = await _first_use(database, idempotency)
+        first = await first_use(database, idempotency)
         if first is None:
-            raise
+            # And it was withdrawn in the next moment.
+            raise UnavailableError("Another request had this Idempotency-Key; try again") from None
         return first
     return resource_id
 
 
-async def _first_use(database: Database, idempotency: Idempotency) -> str | None:
+async def first_use(database: Database, idempotency: Idempotency) -> str | None:
+    """Find what a request with the same key asked for before.
+
+    Args:
+        database: The database.
+        idempotency: The request's key.
+
+    Returns:
+        The id of the first request's row, or None.
+
+    Raises:
+        IdempotencyMismatchError: The key was used with another body.
+    """
     async with database.read() as session:
         used = await session.get(IdempotencyKey, (idempotency.scope, idempotency.key))
     if used is None:
@@ -173,7 +212,73 @@ async def find_with_instance(
     return (found[0][0], found[1]) if found is not None else None
 
 
-async def withdraw(session: AsyncSession, resource_id: str) -> None:
+async def begin(database: Database, row: Invocation) -> bool:
+    """Note that plugin code may run for an invocation from now on, unless it may have before.
+
+    Args:
+        database: The database.
+        row: The invocation.
+
+    Returns:
+        True if no plugin code was called for it, and nobody else will call any.
+    """
+    if row.created_at <= database.marks_kept_since:
+        return False
+    return await database.mark(_BEGIN, accepted=row.id) > 0
+
+
+async def set_back(database: Database, invocation_id: str) -> None:
+    """Note that the plugin code that was called for an invocation proved to have done nothing.
+
+    Args:
+        database: The database.
+        invocation_id: The invocation.
+    """
+    statement = (
+        update(Invocation)
+        .where(col(Invocation.id) == invocation_id, col(Invocation.status) == RUNNING)
+        .values(status=ACCEPTED)
+    )
+    await database.persist(lambda session: session.exec(statement))
+
+
+async def withdraw(
+    database: Database,
+    session: AsyncSession,
+    invocation_id: str,
+    error: dict[str, Any],
+    *,
+    begun: bool = False,
+) -> bool:
+    """End an invocation for which no plugin code was called; its key can be used again.
+
+    Args:
+        database: The database.
+        session: A session in a transaction.
+        invocation_id: The invocation.
+        error: What is told of it.
+        begun: Whether the caller has begun it, and knows that nothing was done.
+
+    Returns:
+        False if plugin code may have been called.
+    """
+    statement = (
+        update(Invocation)
+        .where(
+            col(Invocation.id) == invocation_id,
+            col(Invocation.status).in_([ACCEPTED, RUNNING] if begun else [ACCEPTED]),
+            col(Invocation.created_at) > database.marks_kept_since,
+        )
+        .values(status=DONE, error=error, finished_at=utc_now())
+        .execution_options(synchronize_session=False)
+    )
+    if not (await session.exec(statement)).rowcount:
+        return False
+    await forget_key(session, invocation_id)
+    return True
+
+
+async def forget_key(session: AsyncSession, resource_id: str) -> None:
     """Forget the idempotency key of a request of which nothing came, so that it may be repeated.
 
     Args:
@@ -233,10 +338,10 @@ async def forget_before(session: AsyncSession, finished: datetime, keyed: dateti
         keyed: Idempotency keys used before this moment go.
     """
     await session.exec(delete(Invocation).where(col(Invocation.finished_at) < finished))
-    # A request that died between its two steps was never answered, and is never performed.
+    # A request that died between its steps was never answered, and is never performed.
     await session.exec(
         delete(Invocation).where(
-            col(Invocation.status) == ACCEPTED, col(Invocation.created_at) < finished
+            col(Invocation.status) != DONE, col(Invocation.created_at) < finished
         )
     )
     await session.exec(delete(IdempotencyKey).where(col(IdempotencyKey.created_at) < keyed))

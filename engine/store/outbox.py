@@ -11,9 +11,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from engine.store import epochs
 from engine.store.communities import NAME_MAX_LENGTH
 from engine.store.database import JsonText, UtcDateTime, new_id, utc_now
-from engine.store.paging import newest_first
+from engine.store.paging import later_than, newest_first
 
 PENDING = "pending"
 DELIVERED = "delivered"
@@ -29,6 +30,13 @@ _LONGEST_ERROR = 500
 _NUMBERED_AT_ONCE = 1000
 _FORGOTTEN_AT_ONCE = 1000
 
+# When it was made, its id and community.
+Waiting = tuple[datetime, str, str]
+
+
+def _new_item_id() -> str:
+    return f"msg_{new_id()}"
+
 
 class OutboxSequence(SQLModel, table=True):
     """The latest position in a community's sequence."""
@@ -37,6 +45,7 @@ class OutboxSequence(SQLModel, table=True):
 
     community: str = Field(primary_key=True, max_length=NAME_MAX_LENGTH)
     position: int = Field(sa_column=Column(BigInteger, nullable=False))
+    epoch: int = Field(sa_column=Column(BigInteger, nullable=False))
 
 
 class OutboxItem(SQLModel, table=True):
@@ -44,6 +53,7 @@ class OutboxItem(SQLModel, table=True):
 
     ``position`` counts within the community. ``sequence`` counts over all of them; a reader gives
     it to items that have none yet, so that no later item can come before one that was read.
+    ``epoch`` is the database's when the item was made.
     """
 
     __tablename__ = "outbox_item"
@@ -53,9 +63,10 @@ class OutboxItem(SQLModel, table=True):
         Index("outbox_item_feed", "sequence", unique=True),
     )
 
-    id: str = Field(default_factory=lambda: f"msg_{new_id()}", primary_key=True, max_length=40)
+    id: str = Field(default_factory=_new_item_id, primary_key=True, max_length=40)
     community: str = Field(max_length=NAME_MAX_LENGTH)
     position: int = Field(sa_column=Column(BigInteger, nullable=False))
+    epoch: int = Field(sa_column=Column(BigInteger, nullable=False))
     kind: str = Field(max_length=16)
     body: Any = Field(sa_type=JsonText)
     url: str | None = Field(default=None, sa_type=Text)
@@ -96,7 +107,13 @@ class OutboxItem(SQLModel, table=True):
 
 
 async def append(
-    session: AsyncSession, *, community: str, kind: str, body: Any, url: str | None
+    session: AsyncSession,
+    *,
+    community: str,
+    kind: str,
+    body: Any,
+    url: str | None,
+    item_id: str | None = None,
 ) -> OutboxItem:
     """Add an item at the end of a community's sequence.
 
@@ -106,13 +123,18 @@ async def append(
         kind: ``event`` or ``process``.
         body: What is told, JSON data.
         url: Where it is sent; None: it is recorded only.
+        item_id: Its id; default: a new one.
 
     Returns:
         The item.
     """
+    counter = await _counter(session, community)
+    counter.position += 1
     item = OutboxItem(
+        id=item_id or _new_item_id(),
         community=community,
-        position=await _next_position(session, community),
+        position=counter.position,
+        epoch=counter.epoch,
         kind=kind,
         body=body,
         url=url,
@@ -123,19 +145,17 @@ async def append(
     return item
 
 
-async def _next_position(session: AsyncSession, community: str) -> int:
-    counter = await _counter(session, community)
-    counter.position += 1
-    return counter.position
-
-
 async def _counter(session: AsyncSession, community: str) -> OutboxSequence:
     """The counter of a sequence, with all who want it waiting until the transaction ends."""
     counter = await session.get(OutboxSequence, community, with_for_update=True)
     if counter is None:
+        present = await epochs.present_epoch(session)
+        first = OutboxSequence(
+            community=community, position=present.continues_after, epoch=present.epoch
+        )
         try:
             async with session.begin_nested():
-                session.add(OutboxSequence(community=community, position=0))
+                session.add(first)
         except IntegrityError:
             # Another transaction made the first item at the same moment.
             pass
@@ -159,24 +179,27 @@ async def get_item(session: AsyncSession, item_id: str) -> OutboxItem | None:
 
 
 async def pending_items(
-    session: AsyncSession, community: str | None = None
-) -> Sequence[tuple[str, str]]:
-    """Items that are still to be delivered.
+    session: AsyncSession, after: Waiting | None, limit: int
+) -> Sequence[Waiting]:
+    """Items that are still to be delivered, a page of them.
 
     Args:
         session: An open session.
-        community: Only this community's.
+        after: The last one of the page before; None for the first page.
+        limit: Most items.
 
     Returns:
-        Community and id of each, the oldest first.
+        When each was made, its id and community, the oldest first.
     """
+    at, by_id = col(OutboxItem.created_at), col(OutboxItem.id)
     query = (
-        select(OutboxItem.community, OutboxItem.id)
+        select(OutboxItem.created_at, OutboxItem.id, OutboxItem.community)
         .where(col(OutboxItem.status) == PENDING)
-        .order_by(col(OutboxItem.created_at))
+        .order_by(at, by_id)
+        .limit(limit)
     )
-    if community is not None:
-        query = query.where(col(OutboxItem.community) == community)
+    if after is not None:
+        query = query.where(later_than(at, by_id, after[0], after[1]))
     return (await session.exec(query)).all()
 
 
@@ -300,10 +323,12 @@ async def latest_sequence(session: AsyncSession) -> int:
         session: An open session.
 
     Returns:
-        The number; 0 before the first.
+        The number; the one before the epoch's first, if there is none yet.
     """
     counter = await session.get(OutboxSequence, _ALL_COMMUNITIES)
-    return counter.position if counter is not None else 0
+    if counter is None:
+        return (await epochs.present_epoch(session)).continues_after
+    return counter.position
 
 
 async def items_after(

@@ -10,15 +10,47 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.store.database import UtcDateTime
 
+WATCHED = timedelta(days=1)
+
 
 class InstancePace(SQLModel, table=True):
-    """When a plugin instance may make its next call, and until when it may make none at all."""
+    """When a plugin instance may make its next call, and until when it may make none at all.
+
+    ``paused_until`` is its platform's wish, ``stopped_until`` ours: its calls took workers down.
+    Until ``alone_until`` calls are made in a process of their own, for they might.
+    """
 
     __tablename__ = "instance_pace"
 
     instance_id: str = Field(primary_key=True, max_length=36)
     next_call_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     paused_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    stopped_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    alone_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+async def stop(session: AsyncSession, instance_id: str, until: datetime) -> None:
+    """Have no plugin code called for a while, and for a day after that in a process of its own.
+
+    Args:
+        session: A session in a transaction.
+        instance_id: The instance.
+        until: Till when.
+    """
+    pace = await _locked(session, instance_id)
+    pace.stopped_until, pace.alone_until = until, until + WATCHED
+
+
+async def isolate(session: AsyncSession, instance_id: str, until: datetime) -> None:
+    """Have plugin code called in a process of its own for a while.
+
+    Args:
+        session: A session in a transaction.
+        instance_id: The instance.
+        until: Till when; a later moment that was noted before stays.
+    """
+    pace = await _locked(session, instance_id)
+    pace.alone_until = max(until, pace.alone_until or until)
 
 
 async def pause(session: AsyncSession, instance_id: str, until: datetime) -> None:

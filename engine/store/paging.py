@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import and_, or_
+from sqlalchemy import ColumnElement, and_, or_
 from sqlmodel import SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
-from engine.errors import BadRequestError, Violation
+from engine.errors import BadRequestError, Violation, is_storable
 
 Row = TypeVar("Row", bound=SQLModel)
 
@@ -54,6 +54,21 @@ async def newest_first(
     return page, _write(getattr(page[-1], moment.key), getattr(page[-1], row_id.key))
 
 
+def later_than(moment: Any, row_id: Any, at: datetime, last_id: str) -> ColumnElement[bool]:
+    """The condition for what comes after a row, when the oldest are read first.
+
+    Args:
+        moment: The column that rows are ordered by, a datetime.
+        row_id: Their id, which orders rows of one moment.
+        at: The row's moment.
+        last_id: Its id.
+
+    Returns:
+        The condition.
+    """
+    return or_(moment > at, and_(moment == at, row_id > last_id))
+
+
 def bad_cursor(name: str = "cursor") -> BadRequestError:
     """The error for a text that is no cursor.
 
@@ -75,8 +90,8 @@ def _read(cursor: str) -> tuple[datetime, str]:
     try:
         text, row_id = base64.urlsafe_b64decode(cursor.encode()).decode().split("|")
         moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
+        if moment.tzinfo is None or not is_storable(row_id):
             raise ValueError
-    except (ValueError, binascii.Error):
+        return moment.astimezone(UTC), row_id
+    except (ValueError, OverflowError, binascii.Error):
         raise bad_cursor() from None
-    return moment, row_id

@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, Text, bindparam
+from sqlalchemy import Index, Text, bindparam, update
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.messages import COMPLETED, ProcessRecord
+from engine.messages import COMPLETED, CREATED, ProcessRecord
 from engine.store import communities
 from engine.store.communities import NAME_MAX_LENGTH, EnabledInstance
-from engine.store.database import JsonText, UtcDateTime, new_id, utc_now
+from engine.store.database import Database, JsonText, UtcDateTime, new_id, utc_now
 from engine.store.invocations import Invocation
 from engine.store.paging import newest_first
+from engine.store.webhooks import ReceivedWebhook
 
 
 class GovernanceProcess(SQLModel, table=True):
-    """A governance process of a community."""
+    """A governance process of a community.
+
+    ``began_at`` says since when its ``start`` may have been called.
+    """
 
     __tablename__ = "governance_process"
     __table_args__ = (
@@ -45,6 +49,8 @@ class GovernanceProcess(SQLModel, table=True):
     poll_every_seconds: float | None = None
     poll_again_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     state: dict[str, str] = Field(default_factory=dict, sa_type=JsonText)
+    webhooks_left_out: int = 0
+    began_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
     updated_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
     completed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
@@ -68,6 +74,7 @@ class GovernanceProcess(SQLModel, table=True):
             updated_at=self.updated_at.isoformat(),
             completed_at=self.completed_at.isoformat() if self.completed_at else None,
             closing_at=self.closing_at.isoformat() if self.closing_at else None,
+            webhooks_left_out=self.webhooks_left_out,
         )
 
     def complete(self, errors: Any = None) -> None:
@@ -86,6 +93,16 @@ _FOR_CALL = (
     communities.select_with_instance(GovernanceProcess.instance_id, GovernanceProcess, Invocation)
     .outerjoin(Invocation, col(Invocation.id) == bindparam("mark"))
     .where(col(GovernanceProcess.id) == bindparam("process"))
+)
+# Built once, as above: to build a statement takes longer than to run it.
+_BEGIN_START = (
+    update(GovernanceProcess)
+    .where(
+        col(GovernanceProcess.id) == bindparam("process"),
+        col(GovernanceProcess.status) == CREATED,
+        col(GovernanceProcess.began_at).is_(None),
+    )
+    .values(began_at=bindparam("now"))
 )
 
 
@@ -135,6 +152,60 @@ async def lock_process(session: AsyncSession, process_id: str) -> GovernanceProc
     return await session.get(GovernanceProcess, process_id, with_for_update=True)
 
 
+async def begin_start(database: Database, process: GovernanceProcess) -> bool:
+    """Note that ``start`` may run for a process from now on, unless it may have before.
+
+    Args:
+        database: The database.
+        process: The process.
+
+    Returns:
+        True if ``start`` was not called for it, and nobody else will call it.
+    """
+    if process.created_at <= database.marks_kept_since:
+        return False
+    begun = await database.mark(_BEGIN_START, process=process.id, now=utc_now())
+    return begun > 0
+
+
+async def withdraw_start(
+    database: Database, session: AsyncSession, process_id: str, errors: dict[str, Any]
+) -> bool:
+    """Complete a process whose ``start`` was not called, so that it never is.
+
+    Args:
+        database: The database.
+        session: A session in a transaction.
+        process_id: The process.
+        errors: What went wrong.
+
+    Returns:
+        False if ``start`` may have been called.
+    """
+    row = await lock_process(session, process_id)
+    if row is None or row.status != CREATED or row.began_at is not None:
+        return False
+    if row.created_at <= database.marks_kept_since:
+        return False
+    row.complete(errors)
+    return True
+
+
+async def set_start_back(database: Database, process_id: str) -> None:
+    """Note that the ``start`` that was called proved to have done nothing.
+
+    Args:
+        database: The database.
+        process_id: The process.
+    """
+    statement = (
+        update(GovernanceProcess)
+        .where(col(GovernanceProcess.id) == process_id, col(GovernanceProcess.status) == CREATED)
+        .values(began_at=None)
+    )
+    await database.persist(lambda session: session.exec(statement))
+
+
 async def unfinished_of_instance(
     session: AsyncSession, instance_id: str
 ) -> Sequence[GovernanceProcess]:
@@ -156,7 +227,7 @@ async def unfinished_of_instance(
 
 async def concerned_by(
     session: AsyncSession,
-    instance_id: str,
+    webhook_id: str,
     slugs: Sequence[str],
     keys: Sequence[str] | None,
 ) -> Sequence[tuple[str, str, str]]:
@@ -164,7 +235,7 @@ async def concerned_by(
 
     Args:
         session: An open session.
-        instance_id: The instance that received it.
+        webhook_id: The webhook; it concerns processes of the instance that has it now.
         slugs: The processes' slugs that receive webhooks.
         keys: Correlation keys that the webhook carries; None: it may concern any process.
             A process without a key is concerned by every webhook.
@@ -178,7 +249,10 @@ async def concerned_by(
         GovernanceProcess.slug,
         GovernanceProcess.id,
     ).where(
-        col(GovernanceProcess.instance_id) == instance_id,
+        col(GovernanceProcess.instance_id)
+        == select(ReceivedWebhook.instance_id)
+        .where(col(ReceivedWebhook.id) == webhook_id)
+        .scalar_subquery(),
         col(GovernanceProcess.status).in_(("created", "pending")),
         col(GovernanceProcess.slug).in_(slugs),
     )
@@ -211,7 +285,7 @@ async def pending_of_class(
             col(GovernanceProcess.status) == "pending",
             col(GovernanceProcess.slug) == slug,
         )
-        .order_by(col(GovernanceProcess.created_at))
+        .order_by(col(GovernanceProcess.created_at), col(GovernanceProcess.id))
     )
     return (await session.exec(query)).all()
 
@@ -243,19 +317,44 @@ async def unfinished_classes(
     return (await session.exec(query)).all()
 
 
-async def all_unfinished(session: AsyncSession) -> Sequence[GovernanceProcess]:
-    """All processes that have not ended.
+async def unfinished_after(
+    session: AsyncSession, after: tuple[str, str, str] | None, limit: int
+) -> Sequence[tuple[str, str, str]]:
+    """Processes that have not ended, a page of them.
 
     Args:
         session: An open session.
+        after: The last one of the page before; None for the first page.
+        limit: Most processes.
 
     Returns:
-        The processes.
+        Id, plugin and slug of each, by id.
     """
-    query = select(GovernanceProcess).where(
-        col(GovernanceProcess.status).in_(("created", "pending"))
+    query = (
+        select(GovernanceProcess.id, GovernanceProcess.plugin, GovernanceProcess.slug)
+        .where(col(GovernanceProcess.status).in_(("created", "pending")))
+        .order_by(col(GovernanceProcess.id))
+        .limit(limit)
     )
+    if after is not None:
+        query = query.where(col(GovernanceProcess.id) > after[0])
     return (await session.exec(query)).all()
+
+
+async def statuses_of(session: AsyncSession, process_ids: Sequence[str]) -> dict[str, str]:
+    """How some processes stand.
+
+    Args:
+        session: An open session.
+        process_ids: Their ids.
+
+    Returns:
+        The status of each that there is, by its id.
+    """
+    query = select(GovernanceProcess.id, GovernanceProcess.status).where(
+        col(GovernanceProcess.id).in_(process_ids)
+    )
+    return dict((await session.exec(query)).all())
 
 
 async def list_processes(

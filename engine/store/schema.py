@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from alembic import command
@@ -9,13 +10,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 from sqlmodel import SQLModel
 
 from engine.store import (
     communities,
     endpoints,
+    epochs,
     invocations,
+    lost_calls,
     outbox,
     pacing,
     processes,
@@ -23,7 +26,17 @@ from engine.store import (
 )
 from engine.store.database import Database
 
-TABLES = (communities, endpoints, invocations, outbox, pacing, processes, webhooks)
+TABLES = (
+    communities,
+    endpoints,
+    epochs,
+    invocations,
+    lost_calls,
+    outbox,
+    pacing,
+    processes,
+    webhooks,
+)
 
 # Any number that is the same for all: it keeps migrations of several hosts apart.
 _MIGRATION_LOCK = 0x6D657461
@@ -46,7 +59,32 @@ async def migrate(database: Database) -> str:
 
 def newest_revision() -> str:
     """The newest revision that there is."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+    return known_revisions()[0]
+
+
+@functools.cache
+def known_revisions() -> tuple[str, ...]:
+    """All revisions that there are, the newest first."""
+    scripts = ScriptDirectory.from_config(_config())
+    return tuple(script.revision for script in scripts.walk_revisions())
+
+
+def revision_of(connection: Connection) -> str | None:
+    """The revision that a database has.
+
+    Args:
+        connection: A connection to it.
+
+    Returns:
+        The revision; None for an empty database.
+    """
+    # Alembic would log two lines each time.
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(
+        text("SELECT version_num FROM alembic_version")
+    ).scalar()
+    return revision
 
 
 async def current_revision(database: Database) -> str | None:
@@ -59,9 +97,7 @@ async def current_revision(database: Database) -> str | None:
         The revision; None for an empty database.
     """
     async with database.engine.connect() as connection:
-        return await connection.run_sync(
-            lambda sync: MigrationContext.configure(sync).get_current_revision()
-        )
+        return await connection.run_sync(revision_of)
 
 
 async def differences(database: Database) -> list[object]:

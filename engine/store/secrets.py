@@ -21,19 +21,35 @@ class SecretBox:
 
     Args:
         keys: Fernet keys; the first one encrypts, all of them decrypt.
+        source: Where they are from, for the sentence that says that they are none.
 
     Raises:
         SettingsError: A key is no Fernet key.
     """
 
-    def __init__(self, keys: Iterable[str]) -> None:
+    def __init__(self, keys: Iterable[str], source: str = "METAGOV_SECRET_KEY") -> None:
         try:
             self._fernet = MultiFernet([Fernet(key.strip()) for key in keys])
         except ValueError:
             raise SettingsError(
-                "METAGOV_SECRET_KEY is no Fernet key (32 random bytes in URL-safe base64); "
-                "make one with `metagov secret-key`"
+                f"{source} is no Fernet key (32 random bytes in URL-safe base64); `metagov "
+                "secret-key` makes one, but only the one used until now opens what is encrypted"
             ) from None
+
+    def opens(self, text: str) -> bool:
+        """Whether these keys open a text.
+
+        Args:
+            text: What ``encrypt`` made, with whatever key.
+
+        Returns:
+            True if they do.
+        """
+        try:
+            self._fernet.decrypt(text)
+        except InvalidToken:
+            return False
+        return True
 
     def encrypt(self, value: Any) -> str:
         """Encrypt JSON data.
@@ -67,23 +83,46 @@ class SecretBox:
             ) from None
 
 
-def open_secret_box(settings: Settings) -> SecretBox:
+def open_secret_box(settings: Settings) -> SecretBox | None:
     """Make the box with the key of the settings, or the one in the data folder.
 
     Args:
         settings: The settings.
 
     Returns:
-        The box.
+        The box; None if there is no key yet.
 
     Raises:
-        SettingsError: A key is no Fernet key.
+        SettingsError: A key is no Fernet key, or its file cannot be read.
     """
     if settings.secret_key is not None:
         return SecretBox(settings.secret_key.get_secret_value().split(","))
-    return SecretBox(
-        [kept_secret(settings.data_dir / "secret-key", Fernet.generate_key().decode())]
-    )
+    path = secret_key_path(settings)
+    key = _read_secret(path)
+    return SecretBox([key], f"The key in {path}") if key is not None else None
+
+
+def make_secret_box(settings: Settings) -> SecretBox:
+    """Make the box with a key in the data folder, which is made if there is none.
+
+    Only for where nothing is encrypted yet: no other key opens what was encrypted with a lost one.
+
+    Args:
+        settings: The settings, without a key.
+
+    Returns:
+        The box.
+
+    Raises:
+        SettingsError: The key cannot be written, or the one that is there is no Fernet key.
+    """
+    path = secret_key_path(settings)
+    return SecretBox([kept_secret(path, Fernet.generate_key().decode())], f"The key in {path}")
+
+
+def secret_key_path(settings: Settings) -> Path:
+    """The file that holds the key if the settings name none."""
+    return settings.data_dir.resolve() / "secret-key"
 
 
 def kept_secret(path: Path, fresh: str) -> str:
@@ -95,22 +134,45 @@ def kept_secret(path: Path, fresh: str) -> str:
 
     Returns:
         The secret that the file holds.
+
+    Raises:
+        SettingsError: The file cannot be read or written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = _read_secret(path)
+    if kept is not None:
+        return kept
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(fresh)
-        file.flush()
-        os.fsync(file.fileno())
     try:
-        # A link fails if another process was first, and never shows a half-written file.
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-    return path.read_text().strip()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(fresh)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            # A link fails if another process was first, and never shows a half-written file.
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+        return path.read_text().strip()
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be written ({error.strerror}); METAGOV_DATA_DIR must be a folder that "
+            "this user may write to"
+        ) from None
+
+
+def _read_secret(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be read ({error.strerror}); it must be a file that this user may read"
+        ) from None
 
 
 def mask(config: Mapping[str, Any], secrets: Iterable[str]) -> dict[str, Any]:

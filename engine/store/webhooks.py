@@ -6,15 +6,37 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, LargeBinary, Text, bindparam, delete, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Index,
+    Insert,
+    LargeBinary,
+    Text,
+    bindparam,
+    delete,
+    func,
+    update,
+)
+from sqlalchemy import (
+    Sequence as NumberSequence,
+)
 from sqlalchemy.orm import defer
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.store import communities
 from engine.store.communities import NAME_MAX_LENGTH, EnabledInstance
-from engine.store.database import JsonText, UtcDateTime, new_id, utc_now
-from engine.store.paging import newest_first
+from engine.store.database import (
+    Database,
+    JsonText,
+    UtcDateTime,
+    insert_if,
+    new_id,
+    utc_now,
+)
+from engine.store.paging import later_than, newest_first
 
 RECEIVED = "received"
 HANDLED = "handled"
@@ -22,20 +44,28 @@ FAILED = "failed"
 
 _FORGOTTEN_AT_ONCE = 200
 
+# When it was received, its id, community and plugin.
+Unhandled = tuple[datetime, str, str, str]
+
 SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key"})
 
 
 class ReceivedWebhook(SQLModel, table=True):
     """A verified webhook of a plugin instance.
 
-    ``delivery_id`` is the platform's own id of it, if it sends one. ``replayed`` says that somebody
-    asked for it to be handled again, ``replays`` how often that was from the beginning.
+    ``delivery_id`` is the platform's own id of it, if it sends one. ``sequence`` grows with every
+    webhook that is accepted; ``routed`` says that the processes which it concerns have been
+    signalled, ``keys_asked_at`` since when its plugin is asked for its keys for a later one.
+    ``replayed`` says that somebody asked for it to be handled again, ``replays`` how often that was
+    from the beginning.
     """
 
     __tablename__ = "received_webhook"
     __table_args__ = (
         Index("received_webhook_delivery", "instance_id", "delivery_id", unique=True),
         Index("received_webhook_listing", "received_at", "id"),
+        Index("received_webhook_order", "instance_id", "routed", "sequence"),
+        Index("received_webhook_sequence", "sequence"),
     )
 
     id: str = Field(default_factory=new_id, primary_key=True, max_length=36)
@@ -48,6 +78,9 @@ class ReceivedWebhook(SQLModel, table=True):
     headers: dict[str, Any] = Field(default_factory=dict, sa_type=JsonText)
     body: bytes = Field(default=b"", sa_type=LargeBinary)
     status: str = Field(default=RECEIVED, max_length=16, index=True)
+    sequence: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))
+    routed: bool = False
+    keys_asked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     tries: int = 0
     replayed: bool = False
     replays: int = 0
@@ -74,6 +107,21 @@ _WITH_INSTANCE = communities.select_with_instance(
 ).where(col(ReceivedWebhook.id) == bindparam("id"))
 
 
+_NUMBERS = NumberSequence("received_webhook_sequence_numbers")
+_NOT_ROUTED = (
+    select(ReceivedWebhook)
+    .where(
+        col(ReceivedWebhook.instance_id) == bindparam("instance"),
+        col(ReceivedWebhook.routed).is_(False),
+        col(ReceivedWebhook.sequence) <= bindparam("last"),
+    )
+    .order_by(
+        col(ReceivedWebhook.sequence), col(ReceivedWebhook.received_at), col(ReceivedWebhook.id)
+    )
+    .limit(20)
+)
+
+
 def without_secrets(headers: Mapping[str, str]) -> dict[str, str]:
     """Leave out the headers that carry credentials.
 
@@ -98,6 +146,129 @@ def webhook_id_of(reference: str | None) -> str:
         The id; empty if there is none.
     """
     return (reference or "").partition(":")[0]
+
+
+_NEXT = _NUMBERS.next_value()
+# SQLite has one writer at a time, so nobody takes the same number.
+_FOLLOWING = func.coalesce(select(func.max(ReceivedWebhook.sequence)).scalar_subquery(), 0) + 1
+
+
+def insert_in_order(
+    database: Database, row: ReceivedWebhook, condition: ColumnElement[bool]
+) -> Insert:
+    """Make the statement that accepts a webhook: after all that were accepted before.
+
+    Args:
+        database: The database.
+        row: The new webhook.
+        condition: What must hold at that moment.
+
+    Returns:
+        The statement; it changes one row, or none.
+    """
+    postgresql = database.engine.dialect.name == "postgresql"
+    return insert_if(row, condition, {"sequence": _NEXT if postgresql else _FOLLOWING})
+
+
+async def newest_of(session: AsyncSession, instance_id: str) -> int:
+    """The number of the webhook that a plugin instance accepted last.
+
+    Args:
+        session: An open session.
+        instance_id: The instance.
+
+    Returns:
+        The number; 0 if there is none.
+    """
+    query = select(func.max(ReceivedWebhook.sequence)).where(
+        col(ReceivedWebhook.instance_id) == instance_id
+    )
+    return (await session.exec(query)).one() or 0
+
+
+async def not_routed(
+    session: AsyncSession, instance_id: str, last: int
+) -> Sequence[ReceivedWebhook]:
+    """The first webhooks of a plugin instance whose processes were not signalled yet.
+
+    Args:
+        session: An open session.
+        instance_id: The instance.
+        last: Only those up to the one of this number.
+
+    Returns:
+        The webhooks in order of acceptance; at most twenty.
+    """
+    parameters = {"instance": instance_id, "last": last}
+    return (await session.exec(_NOT_ROUTED, params=parameters)).all()
+
+
+async def mark_routed(database: Database, webhook_id: str) -> None:
+    """Note that the processes which a webhook concerns were signalled; a loss of this does no harm.
+
+    Args:
+        database: The database.
+        webhook_id: The webhook.
+    """
+    statement = update(ReceivedWebhook).where(col(ReceivedWebhook.id) == webhook_id)
+    await database.mark(statement.values(routed=True, keys_asked_at=None))
+
+
+async def mark_keys_asked(database: Database, webhook_id: str) -> None:
+    """Note that the plugin is about to be asked for a webhook's keys on behalf of a later one.
+
+    Args:
+        database: The database.
+        webhook_id: The webhook.
+    """
+    statement = update(ReceivedWebhook).where(col(ReceivedWebhook.id) == webhook_id)
+    await database.mark(statement.values(keys_asked_at=utc_now()))
+
+
+async def forget_routed(database: Database, instance_id: str, since: datetime) -> None:
+    """Have webhooks routed once more: whom they were signalled to may have lost them.
+
+    Args:
+        database: The database.
+        instance_id: The plugin instance.
+        since: Those received at this moment or later.
+    """
+    statement = update(ReceivedWebhook).where(
+        col(ReceivedWebhook.instance_id) == instance_id, col(ReceivedWebhook.received_at) >= since
+    )
+    await database.execute(statement.values(routed=False))
+
+
+async def move_unhandled(session: AsyncSession, instance_id: str, successor: str) -> None:
+    """Have webhooks that wait handled by the plugin instance that takes another one's place.
+
+    Args:
+        session: A session in a transaction.
+        instance_id: The instance that goes.
+        successor: The one that comes.
+    """
+    statement = (
+        update(ReceivedWebhook)
+        .where(
+            col(ReceivedWebhook.instance_id) == instance_id,
+            col(ReceivedWebhook.status) == RECEIVED,
+        )
+        .values(instance_id=successor)
+        .execution_options(synchronize_session=False)
+    )
+    await session.exec(statement)
+
+
+async def move(session: AsyncSession, webhook_id: str, successor: str) -> None:
+    """Have a webhook handled by the plugin instance that took its own one's place.
+
+    Args:
+        session: A session in a transaction.
+        webhook_id: The webhook.
+        successor: The instance.
+    """
+    statement = update(ReceivedWebhook).where(col(ReceivedWebhook.id) == webhook_id)
+    await session.exec(statement.values(instance_id=successor))
 
 
 async def get_webhook(session: AsyncSession, webhook_id: str) -> ReceivedWebhook | None:
@@ -132,7 +303,7 @@ async def find_with_instance(
 async def note_try(
     session: AsyncSession, webhook_id: str, status: str, error: dict[str, Any] | None
 ) -> None:
-    """Note how a try to handle a webhook ended, unless a process that failed at it has done so.
+    """Note how a try ended that signalled the processes, unless one of them has failed meanwhile.
 
     Args:
         session: A session in a transaction.
@@ -147,11 +318,14 @@ async def note_try(
             status=status,
             error=error,
             tries=col(ReceivedWebhook.tries) + 1,
+            routed=True,
             handled_at=utc_now() if status != RECEIVED else None,
         )
         .execution_options(synchronize_session=False)
     )
-    await session.exec(statement)
+    if not (await session.exec(statement)).rowcount:
+        routed = update(ReceivedWebhook).where(col(ReceivedWebhook.id) == webhook_id)
+        await session.exec(routed.values(routed=True))
 
 
 async def find_delivery(
@@ -174,20 +348,33 @@ async def find_delivery(
     return (await session.exec(query)).one_or_none()
 
 
-async def unhandled(session: AsyncSession) -> Sequence[tuple[str, str, str]]:
-    """Webhooks that are not handled yet.
+async def unhandled(
+    session: AsyncSession, after: Unhandled | None, limit: int
+) -> Sequence[Unhandled]:
+    """Webhooks that are not handled yet, a page of them.
 
     Args:
         session: An open session.
+        after: The last one of the page before; None for the first page.
+        limit: Most webhooks.
 
     Returns:
-        Community, plugin and id of each, the oldest first.
+        When each was received, its id, community and plugin, the oldest first.
     """
+    at, by_id = col(ReceivedWebhook.received_at), col(ReceivedWebhook.id)
     query = (
-        select(ReceivedWebhook.community, ReceivedWebhook.plugin, ReceivedWebhook.id)
+        select(
+            ReceivedWebhook.received_at,
+            ReceivedWebhook.id,
+            ReceivedWebhook.community,
+            ReceivedWebhook.plugin,
+        )
         .where(col(ReceivedWebhook.status) == RECEIVED)
-        .order_by(col(ReceivedWebhook.received_at))
+        .order_by(at, by_id)
+        .limit(limit)
     )
+    if after is not None:
+        query = query.where(later_than(at, by_id, after[0], after[1]))
     return (await session.exec(query)).all()
 
 

@@ -18,6 +18,7 @@ from engine.temporal.rpc import (
     PAUSE_SECONDS,
     Rpc,
     is_cancelled,
+    told_plainly,
     unavailable,
 )
 
@@ -71,17 +72,20 @@ class Actions:
             )
 
         try:
-            handle = await self._rpc.reach(start)
-        except OUT_OF_REACH as error:
+            # A client that is not connected yet takes a time of its own to find that it cannot be.
+            async with asyncio.timeout(2 * self._rpc.wait.total_seconds()):
+                handle = await self._rpc.reach(start)
+        except (builtins.TimeoutError, *OUT_OF_REACH) as error:
             raise unavailable(error) from error
         try:
             # It runs whether the server is within reach or not: from here on only its end counts.
             async with asyncio.timeout((self._rpc.wait + 3 * self._rpc.call).total_seconds()):
                 while True:
                     try:
-                        await handle.result()
+                        with told_plainly():
+                            await handle.result()
                         return True
-                    except OUT_OF_REACH:
+                    except (builtins.TimeoutError, *OUT_OF_REACH):
                         if is_cancelled():
                             raise self._slow() from None
                         await asyncio.sleep(PAUSE_SECONDS)

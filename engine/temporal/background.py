@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from uuid import uuid4
@@ -22,6 +23,7 @@ from engine.messages import (
     instance_attributes,
     poll_processes,
     receive_webhook,
+    watch_workflows,
     webhook_activity_id,
 )
 from engine.temporal.rpc import (
@@ -34,12 +36,14 @@ from engine.temporal.rpc import (
 
 # The activity says when the next poll is due; this is the pace after a crash.
 POLL_RETRY = RetryPolicy(initial_interval=timedelta(seconds=60), backoff_coefficient=1.0)
+WATCH_RETRY = RetryPolicy(initial_interval=timedelta(seconds=20), backoff_coefficient=1.0)
 # A platform waits for its answer meanwhile, and the webhook is stored already.
 WEBHOOK_HAND_OVER = timedelta(seconds=5)
 WEBHOOK_RETRY = RetryPolicy(
     initial_interval=timedelta(seconds=1),
     maximum_interval=timedelta(minutes=10),
 )
+HAS_ENDED = (RPCStatusCode.NOT_FOUND, RPCStatusCode.FAILED_PRECONDITION)
 
 
 class Background:
@@ -67,21 +71,22 @@ class Background:
             UnavailableError: Temporal does not answer.
         """
         try:
-            await self._rpc.client.start_activity(
-                receive_webhook,
-                ReceiveWebhook(webhook_id),
-                id=webhook_activity_id(community, plugin, webhook_id),
-                task_queue=self._rpc.settings.webhooks_task_queue,
-                start_to_close_timeout=self._rpc.invocation + timedelta(seconds=30),
-                heartbeat_timeout=HEARTBEAT_TIMEOUT,
-                retry_policy=WEBHOOK_RETRY,
-                search_attributes=instance_attributes(community, plugin),
-                rpc_timeout=WEBHOOK_HAND_OVER,
+            await self._rpc.ask(
+                self._rpc.client.start_activity(
+                    receive_webhook,
+                    ReceiveWebhook(webhook_id),
+                    id=webhook_activity_id(community, plugin, webhook_id),
+                    task_queue=self._rpc.settings.webhooks_task_queue,
+                    start_to_close_timeout=self._rpc.invocation + timedelta(seconds=30),
+                    heartbeat_timeout=HEARTBEAT_TIMEOUT,
+                    retry_policy=WEBHOOK_RETRY,
+                    search_attributes=instance_attributes(community, plugin),
+                    rpc_timeout=WEBHOOK_HAND_OVER,
+                ),
+                WEBHOOK_HAND_OVER,
             )
         except ActivityAlreadyStartedError:
             return False
-        except OUT_OF_REACH as error:
-            raise unavailable(error) from error
         return True
 
     async def replay_webhook(self, community: str, plugin: str, webhook_id: str) -> bool:
@@ -118,24 +123,25 @@ class Background:
         """
         settings = self._rpc.settings
         try:
-            await self._rpc.client.start_activity(
-                deliver,
-                Deliver(item_id),
-                id=delivery_activity_id(community, item_id),
-                task_queue=settings.deliveries_task_queue,
-                start_to_close_timeout=timedelta(seconds=settings.delivery_timeout_seconds)
-                + 2 * self._rpc.storing,
-                heartbeat_timeout=HEARTBEAT_TIMEOUT,
-                retry_policy=RetryPolicy(
-                    initial_interval=timedelta(seconds=settings.delivery_first_retry_seconds),
-                    maximum_interval=timedelta(seconds=settings.delivery_longest_retry_seconds),
+            await self._rpc.ask(
+                self._rpc.client.start_activity(
+                    deliver,
+                    Deliver(item_id),
+                    id=delivery_activity_id(community, item_id),
+                    task_queue=settings.deliveries_task_queue,
+                    start_to_close_timeout=timedelta(seconds=settings.delivery_timeout_seconds)
+                    + 2 * self._rpc.storing,
+                    heartbeat_timeout=HEARTBEAT_TIMEOUT,
+                    retry_policy=RetryPolicy(
+                        initial_interval=timedelta(seconds=settings.delivery_first_retry_seconds),
+                        maximum_interval=timedelta(seconds=settings.delivery_longest_retry_seconds),
+                    ),
+                    search_attributes=instance_attributes(community, None),
                 ),
-                search_attributes=instance_attributes(community, None),
+                self._rpc.wait,
             )
         except ActivityAlreadyStartedError:
             return False
-        except OUT_OF_REACH as error:
-            raise unavailable(error) from error
         return True
 
     async def redeliver(self, community: str, item_id: str) -> bool:
@@ -163,6 +169,9 @@ class Background:
 
         Returns:
             True if nobody was at it yet.
+
+        Raises:
+            UnavailableError: Temporal does not answer.
         """
         try:
             await self._rpc.client.start_activity(
@@ -170,10 +179,31 @@ class Background:
                 poll,
                 id=poll.activity_id,
                 task_queue=self._rpc.settings.task_queue,
-                start_to_close_timeout=timedelta(hours=1),
+                start_to_close_timeout=timedelta(hours=1) + self._rpc.invocation,
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
                 retry_policy=POLL_RETRY,
                 search_attributes=instance_attributes(poll.community, poll.plugin),
+            )
+        except ActivityAlreadyStartedError:
+            return False
+        except OUT_OF_REACH as error:
+            raise unavailable(error) from error
+        return True
+
+    async def watch_workflows(self) -> bool:
+        """Have processes ended whose workflow was cancelled or terminated; once is enough.
+
+        Returns:
+            True if nobody was at it yet.
+        """
+        try:
+            await self._rpc.client.start_activity(
+                watch_workflows,
+                id=f"watch/{self._rpc.settings.task_queue}",
+                task_queue=self._rpc.settings.task_queue,
+                start_to_close_timeout=timedelta(minutes=5),
+                heartbeat_timeout=HEARTBEAT_TIMEOUT,
+                retry_policy=WATCH_RETRY,
             )
         except ActivityAlreadyStartedError:
             return False
@@ -185,16 +215,16 @@ class Background:
         Raises:
             UnavailableError: Temporal does not answer.
         """
-        try:
-            await self._rpc.client.start_activity(
+        await self._rpc.ask(
+            self._rpc.client.start_activity(
                 hand_out_pending,
                 id=f"hand-out/{uuid4()}",
                 task_queue=self._rpc.settings.task_queue,
                 start_to_close_timeout=timedelta(minutes=30),
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
-            )
-        except OUT_OF_REACH as error:
-            raise unavailable(error) from error
+            ),
+            self._rpc.wait,
+        )
 
     async def running(self, name: str) -> AsyncIterator[str]:
         """The standalone activities of a type that run, or wait for their next try.
@@ -215,21 +245,21 @@ class Background:
 
         Two of one id never run at once: the server refuses the second.
         """
-        cancelled = False
         longest = self._rpc.settings.delivery_timeout_seconds + self._rpc.wait.total_seconds()
         deadline = asyncio.get_running_loop().time() + longest
+        handle, cancelled = self._rpc.client.get_activity_handle(activity_id), False
         while not await start():
-            handle = self._rpc.client.get_activity_handle(activity_id)
             try:
-                under_way = (await handle.describe()).run_state == PendingActivityState.STARTED
-                if under_way and not cancelled:
-                    return False
-                if not under_way and not cancelled:
-                    await handle.cancel(reason="it is to be tried now")
-                    cancelled = True
-            except RPCError as error:
+                async with asyncio.timeout(self._rpc.wait.total_seconds()):
+                    under_way = (await handle.describe()).run_state == PendingActivityState.STARTED
+                    if under_way and not cancelled:
+                        return False
+                    if not under_way and not cancelled:
+                        await handle.cancel(reason="it is to be tried now")
+                        cancelled = True
+            except (builtins.TimeoutError, *OUT_OF_REACH) as error:
                 # It ended in this very moment: the next start will be taken.
-                if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.FAILED_PRECONDITION):
+                if not (isinstance(error, RPCError) and error.status in HAS_ENDED):
                     raise unavailable(error) from error
             if asyncio.get_running_loop().time() > deadline:
                 return False

@@ -32,21 +32,22 @@ class Communities:
         Args:
             community: The community's name.
             change_id: The change; its result lies in the database.
-            timeout: How long applying it may take.
+            timeout: How long applying it may take, unless the database is out.
 
         Raises:
             PluginTimeoutError: It did not end in time; it may still end.
-            UnavailableError: Temporal does not answer.
+            UnavailableError: Temporal does not answer; it may be applied when it does.
         """
+        longest = (timeout + self._rpc.storing).total_seconds()
 
         async def apply() -> None:
             await self._rpc.client.execute_update_with_start_workflow(
                 CommunityChanges.apply,
-                ApplyChange(change_id),
+                ApplyChange(change_id, longest),
                 id=change_id,
                 start_workflow_operation=WithStartWorkflowOperation(
                     CommunityChanges.run,
-                    RunCommunity(community, timeout.total_seconds()),
+                    RunCommunity(community, longest),
                     id=f"community/{community}",
                     task_queue=self._rpc.settings.task_queue,
                     id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
@@ -55,16 +56,18 @@ class Communities:
                 ),
             )
 
-        for _ in range(5):
-            try:
-                async with asyncio.timeout((self._rpc.wait + timeout).total_seconds()):
-                    await self._rpc.reach(apply)
-                return
-            except WorkflowUpdateFailedError:
-                # The workflow ended between two changes: the next try starts a new one.
-                continue
-            except (builtins.TimeoutError, *OUT_OF_REACH) as error:
-                if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
-                    continue
-                raise slow_or_unavailable(error) from error
+        try:
+            async with asyncio.timeout((self._rpc.wait + timeout).total_seconds()):
+                for _ in range(5):
+                    try:
+                        await self._rpc.reach(apply)
+                        return
+                    except WorkflowUpdateFailedError:
+                        # The workflow ended between two changes: the next try starts a new one.
+                        continue
+                    except RPCError as error:
+                        if error.status != RPCStatusCode.NOT_FOUND:
+                            raise
+        except (builtins.TimeoutError, *OUT_OF_REACH) as error:
+            raise slow_or_unavailable(error) from error
         raise UnavailableError("The community is being changed by others; try again")

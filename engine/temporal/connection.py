@@ -14,8 +14,9 @@ from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 from temporalio.converter import DataConverter, DefaultFailureConverter, PayloadConverter
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.service import RPCError, RPCStatusCode
 
-from engine.settings import Settings
+from engine.settings import Settings, SettingsError
 
 
 async def connect(settings: Settings, *, lazy: bool = False) -> Client:
@@ -50,11 +51,19 @@ async def ensure_search_attributes(
     Args:
         client: A connected client.
         attributes: The attributes, all of them keywords.
+
+    Raises:
+        SettingsError: The server has no such namespace.
     """
-    known = await client.operator_service.list_search_attributes(
-        ListSearchAttributesRequest(namespace=client.namespace)
-    )
-    missing = [key.name for key in attributes if key.name not in known.custom_attributes]
+    try:
+        missing = await missing_search_attributes(client, attributes)
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+        raise SettingsError(
+            f"METAGOV_TEMPORAL_NAMESPACE: the Temporal server has no namespace "
+            f"'{client.namespace}'; make it there, or name one that it has"
+        ) from None
     if missing:
         await client.operator_service.add_search_attributes(
             AddSearchAttributesRequest(
@@ -64,6 +73,21 @@ async def ensure_search_attributes(
                 },
             )
         )
+
+
+async def missing_search_attributes(
+    client: Client, attributes: tuple[SearchAttributeKey[str], ...]
+) -> list[str]:
+    """The engine's search attributes that the server does not know yet: nothing starts without.
+
+    Args:
+        client: A connected client.
+        attributes: The attributes.
+    """
+    known = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
+    return [key.name for key in attributes if key.name not in known.custom_attributes]
 
 
 class _BriefFailures(DefaultFailureConverter):

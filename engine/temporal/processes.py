@@ -6,30 +6,50 @@ import asyncio
 import builtins
 import time
 from collections.abc import AsyncIterator
-from uuid import uuid4
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 from temporalio.client import (
     RPCTimeoutOrCancelledError,
     WithStartWorkflowOperation,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
     WorkflowHandle,
     WorkflowUpdateFailedError,
 )
 from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from engine.errors import NotSupportedError, OutcomeUnknownError
 from engine.messages import (
     CREATED,
     Capabilities,
+    CloseProcess,
     InvocationOutcome,
     ProcessProgress,
     ProcessRecord,
     RunGovernanceProcess,
     process_attributes,
     process_workflow_id,
+    shown_status,
 )
-from engine.temporal.rpc import OUT_OF_REACH, Rpc, slow_or_unavailable, unavailable
+from engine.temporal.rpc import (
+    OUT_OF_REACH,
+    PAUSE_SECONDS,
+    Rpc,
+    is_cancelled,
+    slow_or_unavailable,
+    told_plainly,
+    unavailable,
+)
 from engine.workflows.governance_process import GovernanceProcess
+
+ENDED_FROM_OUTSIDE = (
+    WorkflowExecutionStatus.CANCELED,
+    WorkflowExecutionStatus.TERMINATED,
+    WorkflowExecutionStatus.FAILED,
+)
 
 
 class Processes:
@@ -58,6 +78,7 @@ class Processes:
         Raises:
             PluginTimeoutError: ``start`` did not end in time; the process may still start.
             UnavailableError: Temporal does not answer.
+            OutcomeUnknownError: The workflow was ended from outside meanwhile.
         """
 
         async def start() -> InvocationOutcome:
@@ -78,6 +99,10 @@ class Processes:
         try:
             async with asyncio.timeout((self._rpc.wait + self._rpc.call).total_seconds()):
                 return await self._rpc.reach(start)
+        except WorkflowUpdateFailedError:
+            raise OutcomeUnknownError(
+                "The workflow of the process was ended before it told what its start left"
+            ) from None
         except (builtins.TimeoutError, RPCTimeoutOrCancelledError, *OUT_OF_REACH) as error:
             raise slow_or_unavailable(error) from error
 
@@ -132,72 +157,125 @@ class Processes:
             if error.status != RPCStatusCode.NOT_FOUND:
                 raise
 
-    async def close(self, record: ProcessRecord) -> InvocationOutcome:
+    async def close(self, record: ProcessRecord, asked: CloseProcess) -> InvocationOutcome | None:
         """Close a process and wait for what ``close`` leaves.
 
         Args:
             record: The stored record.
+            asked: The accepted request; asked twice, it is passed on once.
 
         Returns:
-            What ``close`` left.
+            What ``close`` left; None if there is no workflow any more that could close it.
 
         Raises:
             PluginTimeoutError: ``close`` did not end in time; it may still end.
             UnavailableError: Temporal does not answer.
+            NotSupportedError: The class had no ``close`` when the process was started.
         """
         handle = self._handle_of(record)
-        # The same id on every try: the wish is passed on once.
-        update_id = f"close-{uuid4()}"
+        settings = self._rpc.settings
 
         async def close() -> InvocationOutcome:
-            return await handle.execute_update(GovernanceProcess.close, id=update_id)
+            return await handle.execute_update(
+                GovernanceProcess.close, asked, id=f"close-{asked.request_id}"
+            )
 
+        longest = (self._rpc.wait + 2 * self._rpc.call).total_seconds()
+        longest += settings.close_wait_seconds if asked.after_webhooks else 0
         try:
-            async with asyncio.timeout((self._rpc.wait + 2 * self._rpc.call).total_seconds()):
+            async with asyncio.timeout(longest):
                 return await self._rpc.reach(close)
-        except WorkflowUpdateFailedError:
-            # The process completed at the same moment: its result is the answer.
-            return InvocationOutcome(await handle.result())
+        except WorkflowUpdateFailedError as error:
+            if isinstance(error.cause, ApplicationError) and error.cause.type == "not_supported":
+                raise NotSupportedError(error.cause.message) from None
+            # The process ended at the same moment.
+            return None
         except (builtins.TimeoutError, RPCTimeoutOrCancelledError, *OUT_OF_REACH) as error:
             if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
-                return InvocationOutcome(await handle.result())
+                return None
             raise slow_or_unavailable(error) from error
 
     async def wait(self, record: ProcessRecord, seconds: float) -> None:
-        """Wait until a process completes.
+        """Wait until a process completes; a server that is away meanwhile is waited for.
 
         Args:
             record: The stored record.
             seconds: How long to wait at most.
         """
         handle = self._handle_of(record)
-        try:
+        with suppress(builtins.TimeoutError, WorkflowFailureError):
             async with asyncio.timeout(seconds):
-                await handle.result()
-        except builtins.TimeoutError:
-            return
-        except OUT_OF_REACH as error:
-            if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
-                return
-            raise unavailable(error) from error
+                while True:
+                    try:
+                        with told_plainly():
+                            await handle.result()
+                        return
+                    except (builtins.TimeoutError, *OUT_OF_REACH) as error:
+                        ended = getattr(error, "status", None) == RPCStatusCode.NOT_FOUND
+                        if ended or is_cancelled():
+                            return
+                    await asyncio.sleep(PAUSE_SECONDS)
+
+    async def ended_from_outside(self, since: timedelta) -> AsyncIterator[str]:
+        """The processes whose workflow did not come to its own end, but was ended.
+
+        Args:
+            since: How far back to look.
+
+        Yields:
+            Each one's process id.
+        """
+        here = f"TaskQueue = '{self._rpc.settings.task_queue}'"
+        names = {"CANCELED": "Canceled", "TERMINATED": "Terminated", "FAILED": "Failed"}
+        listed = ", ".join(f"'{names[status.name]}'" for status in ENDED_FROM_OUTSIDE)
+        ended = f"ExecutionStatus IN ({listed})"
+        after = f"CloseTime > '{(datetime.now(UTC) - since).isoformat()}'"
+        async for execution in self._rpc.client.list_workflows(
+            f"WorkflowType = 'GovernanceProcess' AND {ended} AND {after} AND {here}"
+        ):
+            yield execution.id.rpartition("/")[2]
+
+    async def was_ended(self, record: ProcessRecord) -> bool:
+        """Whether a process' latest workflow is there, and did not come to its own end.
+
+        Args:
+            record: The stored record.
+        """
+        try:
+            status = (await self._handle_of(record).describe()).status
+        except RPCError as error:
+            if error.status == RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        return status in ENDED_FROM_OUTSIDE
 
     async def tell_of_webhook(
         self, community: str, name: str, process_id: str, reference: str
-    ) -> None:
-        """Signal a process that a stored webhook concerns it; one that has ended needs none.
+    ) -> bool:
+        """Signal a process that a stored webhook concerns it.
 
         Args:
             community: The community's name.
             name: ``{plugin}.{slug}``.
             process_id: The process.
             reference: The webhook's reference.
+
+        Returns:
+            False if no workflow of it runs.
+
+        Raises:
+            UnavailableError: Temporal does not answer.
         """
         handle = self._handle(process_workflow_id(community, name, process_id))
         try:
-            await handle.signal(GovernanceProcess.receive_webhook, reference)
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
+            await self._rpc.reach(
+                lambda: handle.signal(GovernanceProcess.receive_webhook, reference)
+            )
+        except OUT_OF_REACH as error:
+            if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
+                return False
+            raise unavailable(error) from error
+        return True
 
     async def tell_to_reload(self, record: ProcessRecord) -> None:
         """Signal a process that its record was changed; one that has ended needs none.
@@ -223,7 +301,10 @@ class Processes:
             name=record.name,
             capabilities=capabilities,
             invocation_timeout_seconds=self._rpc.settings.invocation_timeout_seconds,
+            close_wait_seconds=self._rpc.settings.close_wait_seconds,
+            storing_seconds=self._rpc.settings.storing_seconds,
             progress=progress,
+            shown_status=shown_status(record),
         )
 
     def _handle_of(self, record: ProcessRecord) -> WorkflowHandle[GovernanceProcess, ProcessRecord]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -50,9 +51,7 @@ class Rpc:
         self.settings = settings
         self.wait = timedelta(seconds=settings.worker_wait_seconds)
         self.call = timedelta(seconds=settings.invocation_timeout_seconds + 5)
-        self.storing = timedelta(
-            seconds=settings.database_outage_seconds + settings.database_timeout_seconds
-        )
+        self.storing = timedelta(seconds=settings.storing_seconds)
         self.invocation = self.call + self.storing
 
     async def reach(self, call: Callable[[], Awaitable[Reply]]) -> Reply:
@@ -67,17 +66,58 @@ class Rpc:
         Raises:
             RPCError: The server refused, or stayed out of reach.
             RuntimeError: There was no connection all the while.
+            TimeoutError: An RPC ran out of time, and the others as well.
         """
         loop, failing_since = asyncio.get_running_loop(), 0.0
         while True:
             try:
-                return await call()
-            except OUT_OF_REACH as error:
+                with told_plainly():
+                    return await call()
+            except (builtins.TimeoutError, *OUT_OF_REACH) as error:
                 failing_since = failing_since or loop.time()
                 patient = loop.time() - failing_since < self.wait.total_seconds()
                 if not (patient and is_outage(error)) or is_cancelled():
                     raise
             await asyncio.sleep(PAUSE_SECONDS)
+
+    async def ask(self, call: Awaitable[Reply], longest: timedelta) -> Reply:
+        """Ask the server once, and wait no longer than that.
+
+        Args:
+            call: What to ask.
+            longest: How long its answer is waited for, connecting included.
+
+        Returns:
+            The server's reply.
+
+        Raises:
+            UnavailableError: There is none.
+        """
+        try:
+            async with asyncio.timeout(longest.total_seconds()):
+                with told_plainly():
+                    return await call
+        except (builtins.TimeoutError, *OUT_OF_REACH) as error:
+            raise unavailable(error) from error
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Have an RPC that got no answer told as such, and our own time's being up as a cancellation.
+
+    The SDK tells of the first as if somebody had cancelled us, and of the second as if the RPC had
+    run out of time.
+
+    Raises:
+        TimeoutError: The RPC ran out of time.
+        CancelledError: Our own time is up.
+    """
+    try:
+        yield
+    except (asyncio.CancelledError, RPCTimeoutOrCancelledError) as error:
+        if is_cancelled():
+            raise asyncio.CancelledError from error
+        raise builtins.TimeoutError("the RPC ran out of time") from error
 
 
 def is_outage(error: Exception) -> bool:

@@ -54,7 +54,7 @@ class CommunityChanges:
                     apply_change,
                     change,
                     start_to_close_timeout=timedelta(
-                        seconds=self._community.change_timeout_seconds
+                        seconds=change.timeout_seconds or self._community.change_timeout_seconds
                     ),
                     heartbeat_timeout=timedelta(seconds=15),
                     retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=30)),

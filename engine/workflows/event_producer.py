@@ -10,9 +10,6 @@ from temporalio.common import RetryPolicy
 with workflow.unsafe.imports_passed_through():
     from engine.messages import RunEventProducer, RunTask, run_task
 
-# What a call did may have to wait for the database before it is stored.
-STORING = timedelta(minutes=3)
-
 
 @workflow.defn
 class EventProducer:
@@ -28,7 +25,10 @@ class EventProducer:
         await workflow.execute_activity(
             run_task,
             RunTask(producer.instance_id, producer.task),
-            start_to_close_timeout=timedelta(seconds=producer.invocation_timeout_seconds) + STORING,
+            # A call may have to wait for the database twice: for its turn, and to store its work.
+            start_to_close_timeout=timedelta(
+                seconds=producer.invocation_timeout_seconds + 2 * producer.storing_seconds
+            ),
             heartbeat_timeout=timedelta(seconds=15),
             retry_policy=RetryPolicy(maximum_attempts=3),
         )

@@ -1,9 +1,7 @@
 """A plugin whose calls are counted on a platform that remembers them: a folder on disk."""
 
-import os
 import time
 from datetime import timedelta
-from pathlib import Path
 
 from engine.plugins import (
     GovernanceProcess,
@@ -13,23 +11,7 @@ from engine.plugins import (
     RateLimitError,
     Registry,
 )
-
-
-def platform(config):
-    """The platform's effects, one line each, whichever process made them."""
-    return Path(config["platform"])
-
-
-def effect(config, text):
-    with platform(config).open("a") as file:
-        file.write(f"{text}\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def effects(config):
-    path = platform(config)
-    return path.read_text().split("\n")[:-1] if path.exists() else []
+from faults.platform import effect, effects
 
 
 @Registry.plugin
@@ -50,6 +32,8 @@ class Durable(Plugin):
         text = request.text
         effect(self.config, f"received {text}")
         self.state.set(f"seen {text}", True)
+        time.sleep(0.3 if text.startswith("slow-") else 0)
+        time.sleep(20 if text.startswith("stuck-") else 0)
         if text.startswith("fail") and f"mended {text}" not in effects(self.config):
             raise ValueError("it fails")
         self.send_event_to_driver("heard", {"text": text})
@@ -129,6 +113,8 @@ class Vote(GovernanceProcess):
         self.url = f"https://platform.test/{self.idempotency_key}"
         self.correlation_key = self.parameters.get("id")
         self.outcome = {"heard": []}
+        if self.parameters.get("closing_in"):
+            self.closing_at = self.now() + timedelta(seconds=self.parameters["closing_in"])
         self.status = ProcessStatus.PENDING
 
     def update(self):
@@ -148,9 +134,12 @@ class Vote(GovernanceProcess):
     def receive_webhook(self, request):
         text = request.text
         effect(self.plugin_inst.config, f"heard {text}")
+        time.sleep(1 if text.startswith("hang-") else 0)
         if text == "reject" and "mended reject" not in effects(self.plugin_inst.config):
             raise ValueError("it rejects")
         self.outcome = {"heard": [*self.outcome["heard"], text]}
+        if text.endswith("open-ended"):
+            self.closing_at = None
 
     def close(self):
         self.status = ProcessStatus.COMPLETED
@@ -205,8 +194,8 @@ class Crowd(GovernanceProcess):
         config = processes[0].plugin_inst.config
         effect(config, f"asked {len(processes)}")
         lines = effects(config)
-        if "slow" in lines:
-            time.sleep(1.5)
+        while "hold" in lines and "go on" not in effects(config):
+            time.sleep(0.05)
         if "broken" in lines and "mended broken" not in lines:
             raise PlatformDownError("it answered 500")
         for process in processes:
@@ -233,3 +222,60 @@ class Blind(Vote):
     name = "blind"
     plugin_name = "durable"
     find_started = None
+
+
+@Registry.governance_process
+class Unclosable(GovernanceProcess):
+    """A vote that only its platform ends."""
+
+    name = "unclosable"
+    plugin_name = "durable"
+    input_schema = Vote.input_schema
+
+    def start(self, parameters):
+        self.correlation_key = parameters["id"]
+        self.outcome = {"heard": []}
+        self.status = ProcessStatus.PENDING
+
+    def receive_webhook(self, request):
+        self.outcome["heard"].append(request.text)
+
+
+@Registry.governance_process
+class Counting(GovernanceProcess):
+    """Changes its outcome in place."""
+
+    name = "counting"
+    plugin_name = "durable"
+    poll_every = 1
+
+    def start(self, parameters):
+        self.outcome = {"n": 0}
+        self.status = ProcessStatus.PENDING
+
+    def update(self):
+        self.outcome["n"] += 1
+
+    def close(self):
+        self.status = ProcessStatus.COMPLETED
+
+
+@Registry.governance_process
+class CountingTogether(GovernanceProcess):
+    """So do many at once."""
+
+    name = "counting-together"
+    plugin_name = "durable"
+    poll_every = 1
+
+    def start(self, parameters):
+        self.outcome = {"n": 0}
+        self.status = ProcessStatus.PENDING
+
+    @classmethod
+    def update_many(cls, processes):
+        for process in processes:
+            process.outcome["n"] += 1
+
+    def close(self):
+        self.status = ProcessStatus.COMPLETED

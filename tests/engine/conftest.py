@@ -15,6 +15,7 @@ from temporalio.client import Client
 
 from api.app import create_app
 from engine.activities.deliveries import DeliveryActivities
+from engine.activities.restored import notice_restored
 from engine.resources import Engine, open_engine
 from engine.settings import Settings
 from engine.store.database import open_database
@@ -79,12 +80,12 @@ async def run_engine(
             database_url=database_url,
             temporal_address=client.service_client.config.target_host,
             temporal_namespace=client.namespace,
-            task_queue=f"test-{uuid4().hex}",
             driver_event_receiver_url=f"{driver.url}/events",
             plugin_path=(PLUGINS_UNDER_TEST, DURABLE_PLUGIN),
             log_level="warning",
             worker_grace_seconds=1,
             **{
+                "task_queue": f"test-{uuid4().hex}",
                 "invocation_timeout_seconds": 3,
                 "delivery_first_retry_seconds": 0.2,
                 "poll_interval_seconds": 1,
@@ -96,6 +97,7 @@ async def run_engine(
         await database.close()
         app = create_app(settings, client)
         engine = await stack.enter_async_context(open_engine(settings, lazy=False, client=client))
+        await notice_restored(engine, at_once=True)
         deliveries = DeliveryActivities(engine)
         stack.push_async_callback(deliveries.close)
         for worker in make_workers(engine, deliveries):

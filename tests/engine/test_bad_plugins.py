@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import uuid4
 
 import pytest
 
-from tests.engine.conftest import RunningEngine
+from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually
 
 TROUBLE = {"name": "troublesome", "config": {"api_key": "s3cret-key"}}
@@ -22,6 +23,9 @@ TROUBLE = {"name": "troublesome", "config": {"api_key": "s3cret-key"}}
         ("stop", 500, ["troublesome.misbehave"]),
         ("platform", 502, ["no entry with ********"]),
         ("httpx", 502, ["p.test/x answered 418"]),
+        ("large-result", 500, ["troublesome.misbehave", "1048588 bytes", "allowed are 1048576"]),
+        ("large-event", 500, ["'flood'", "bytes of JSON", "allowed are 262144"]),
+        ("foreign-enum", 500, ["state cannot keep a http.HTTPStatus", "own package only"]),
         ("hang", 504, ["troublesome.misbehave", "3 s"]),
         ("spin", 504, ["troublesome.misbehave", "3 s"]),
     ],
@@ -73,7 +77,10 @@ async def test_rate_limit_is_retried_for_it_proves_that_nothing_happened(
 
 async def test_start_that_fails_leaves_no_pending_process(running: RunningEngine) -> None:
     community = await running.community(TROUBLE)
-    refused = await running.start(community, "troublesome.fragile", fail="start")
+    callback = f"{running.driver.url}/{community}"
+    refused = await running.start(
+        community, "troublesome.fragile", fail="start", callback_url=callback
+    )
     assert refused.status_code == 502
     assert "the platform will not have it" in refused.json()["detail"]
     bug = await running.start(community, "troublesome.fragile", fail="start-bug")
@@ -85,6 +92,18 @@ async def test_start_that_fails_leaves_no_pending_process(running: RunningEngine
     assert listed.json()["processes"] == []
     kept = await running.act(community, "troublesome.fetch", key="started")
     assert kept.json() == {"value": None}
+    # The request's own answer has told of it.
+    told = await running.http.get("/api/internal/deliveries", params={"community": community})
+    assert told.json()["deliveries"] == []
+
+
+async def test_start_that_is_asked_to_come_later_says_so_at_once(running: RunningEngine) -> None:
+    community = await running.community(TROUBLE)
+    async with asyncio.timeout(20):
+        refused = await running.start(community, "troublesome.fragile", fail="start-limited")
+    assert refused.status_code == 502
+    assert refused.json()["type"] == "urn:metagov:problem:rate_limit"
+    assert 25 <= float(refused.headers["retry-after"]) <= 30
 
 
 async def test_start_that_never_ends_is_told_as_unknown(running: RunningEngine) -> None:
@@ -137,3 +156,14 @@ async def test_webhook_handler_that_raises_leaves_nothing_and_stops_nothing(
     told = await eventually(lambda: running.driver.to(community), seconds=60)
     assert told[0]["outcome"] == {"heard": ["one"]}
     assert (await running.http.delete(location)).status_code == 200
+
+
+@one_database
+async def test_a_generator_exit_closes_nothing_of_the_engines(running: RunningEngine) -> None:
+    community = await running.community({"name": "troublesome", "config": {}})
+    started = await running.start(community, "troublesome.fragile")
+    hook = f"/api/hooks/{community}/troublesome"
+    assert (await running.http.post(hook, content="generator-exit")).status_code == 200
+    assert (await running.http.post(hook, content="after")).status_code == 200
+    closed = await running.http.delete(started.headers["location"])
+    assert closed.status_code == 200, closed.text

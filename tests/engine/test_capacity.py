@@ -10,6 +10,7 @@ import pytest
 from temporalio.client import Client
 
 from tests.engine.conftest import RunningEngine, run_engine
+from tests.servers import eventually
 
 
 @pytest.fixture
@@ -70,3 +71,22 @@ async def test_a_flood_of_large_webhooks_is_bounded(small: RunningEngine) -> Non
     statuses = {(await request).status_code for request in flood}
     assert statuses <= {200, 503}
     assert 200 in statuses
+
+
+async def test_receivers_that_hang_hold_up_their_own_only(
+    temporal: Client, plugins: None, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'engine.sqlite'}"
+    async with run_engine(temporal, url, tmp_path, invocation_timeout_seconds=10) as running:
+        first, second = [
+            await running.community(
+                {"name": "durable", "config": {"platform": str(tmp_path / name)}}
+            )
+            for name in ("one", "two")
+        ]
+        for number in range(6):
+            path = f"/api/hooks/{first}/durable"
+            await running.http.post(path, content=f"stuck-{number}")
+        await eventually(lambda: (tmp_path / "one").exists())
+        await running.http.post(f"/api/hooks/{second}/durable", content="hello")
+        await eventually(lambda: (tmp_path / "two").exists(), 5)

@@ -8,12 +8,15 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
-from sqlmodel import select
+from sqlalchemy import text, update
+from sqlmodel import col, select
+from temporalio.client import WorkflowExecutionStatus
+from temporalio.service import RPCError
 
+from engine.errors import OutcomeUnknownError, describe
 from engine.sdk.registry import Registry
-from engine.store.communities import CommunityChange
-from tests.engine.conftest import RunningEngine
+from engine.store.communities import APPLYING, REFUSED, CommunityChange
+from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually
 
 RANDOMNESS = {"name": "randomness", "config": {}}
@@ -257,6 +260,54 @@ async def test_concurrent_puts_are_applied_one_after_the_other(running: RunningE
     history = (await running.act(community, "adaptable.history")).json()["history"]
     assert len(history) == 8
     assert all(a[1] == b[0] for a, b in itertools.pairwise(history))
+
+
+@one_database
+async def test_a_change_that_was_refused_meanwhile_is_not_applied(running: RunningEngine) -> None:
+    """Nobody knows what became of it, so its driver was told so: it must not come true later."""
+    community = await running.community()
+    body = {"name": community, "plugins": [{"name": "adaptable", "config": {"seconds": 1.5}}]}
+    asked = running.http.put(f"/api/internal/community/{community}", json=body)
+    putting = asyncio.create_task(asked)
+    database = running.engine.database
+    refuse = (
+        update(CommunityChange)
+        .where(col(CommunityChange.community) == community, col(CommunityChange.status) == APPLYING)
+        .values(status=REFUSED, error=describe(OutcomeUnknownError("given up")))
+    )
+    await eventually(lambda: database.execute(refuse))
+    assert (await putting).status_code == 504
+    stored = (await running.http.get(f"/api/internal/community/{community}")).json()
+    assert stored["plugins"] == []
+
+
+@one_database
+async def test_each_change_has_the_time_that_its_own_plugins_may_take(
+    running: RunningEngine,
+) -> None:
+    few = [{"name": "adaptable", "config": {"seconds": 1.5}}]
+    many = [*few, {"name": "paced", "config": {}}, {"name": "registering", "config": {}}]
+    community = f"c-{uuid4().hex[:12]}"
+    path = f"/api/internal/community/{community}"
+    first = asyncio.create_task(running.http.put(path, json={"name": community, "plugins": few}))
+    handle = running.client.get_workflow_handle(f"community/{community}")
+
+    async def applies() -> bool:
+        try:
+            return (await handle.describe()).status == WorkflowExecutionStatus.RUNNING
+        except RPCError:
+            return False
+
+    await eventually(applies)
+    second = await running.http.put(path, json={"name": community, "plugins": many})
+    assert [(await first).status_code, second.status_code] == [201, 200], second.text
+    scheduled = [
+        event.activity_task_scheduled_event_attributes.start_to_close_timeout.ToTimedelta()
+        async for event in handle.fetch_history_events()
+        if event.HasField("activity_task_scheduled_event_attributes")
+    ]
+    assert len(scheduled) == 2
+    assert scheduled[0] < scheduled[1]
 
 
 async def test_idempotency_key_of_a_put(running: RunningEngine) -> None:

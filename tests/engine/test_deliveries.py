@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import delete
+from sqlmodel import col
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,7 +23,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from temporalio.client import Client
 
+from engine.activities.deliveries import DeliveryActivities, _asked_for
 from engine.resources import driver_webhook_secrets
+from engine.store import outbox
+from engine.store.outbox import OutboxItem
+from sandbox.ports import free_ports
 from tests.conftest import new_database
 from tests.engine.conftest import RunningEngine, one_database, run_engine
 from tests.servers import eventually, serve
@@ -92,6 +100,7 @@ async def test_a_delivery_is_listed_with_its_tries(running: RunningEngine) -> No
         assert (delivery["position"], delivery["type"]) == (1, "process")
         assert {h["webhook-id"] for _, h, _ in driver.requests} == {delivery["id"]}
         assert driver.requests[0][1]["metagov-position"] == "1"
+        assert driver.requests[0][1]["metagov-community"] == community
         whole = (await running.http.get(f"{DELIVERIES}/{delivery['id']}")).json()
         assert whole["body"]["status"] == "completed"
 
@@ -131,11 +140,16 @@ async def test_410_disables_the_address_until_it_is_enabled(running: RunningEngi
         refused = await running.http.post(again)
         assert refused.status_code == 409
         assert endpoint["id"] in refused.json()["detail"]
+        registered = await running.http.post(ENDPOINTS, json={"url": address})
+        assert (registered.status_code, registered.json()["status"]) == (201, "disabled")
         # What comes later is not sent, but kept.
         await ended_vote(running, address, community)
         await eventually(lambda: _count(running, community, "failed", 2))
         assert len(driver.requests) == 1
         driver.status = 200
+        # An address below it is another one.
+        await only_delivery(running, await ended_vote(running, f"{address}/below"), "delivered")
+        driver.requests.clear()
         enabled = await running.http.post(f"{ENDPOINTS}/{endpoint['id']}/enable")
         assert enabled.json()["status"] == "enabled"
         body = {"since": delivery["created_at"], "community": community}
@@ -154,11 +168,47 @@ async def test_a_delivered_item_can_be_sent_again(running: RunningEngine) -> Non
     async with receiver() as driver:
         community = await ended_vote(running, driver.url)
         delivery = await only_delivery(running, community, "delivered")
+        driver.seconds = 1
         answer = await running.http.post(f"{DELIVERIES}/{delivery['id']}/redeliver")
         assert answer.status_code == 202
-        await eventually(lambda: len(driver.requests) == 2)
-        assert len({h["webhook-id"] for _, h, _ in driver.requests}) == 1
+        queued = answer.json()
+        assert (queued["status"], queued["finished_at"]) == ("pending", None)
+        assert queued["queued_at"] > delivery["finished_at"]
         await only_delivery(running, community, "delivered")
+        assert len(driver.requests) == 2
+        assert len({h["webhook-id"] for _, h, _ in driver.requests}) == 1
+
+
+@one_database
+async def test_what_was_delivered_is_not_sent_because_it_is_handed_out_again(
+    running: RunningEngine,
+) -> None:
+    async with receiver() as driver:
+        community = await ended_vote(running, driver.url)
+        delivery = await only_delivery(running, community, "delivered")
+        activity_id = f"delivery/{community}/{delivery['id']}"
+
+        async def handed_out() -> bool:
+            # The first one may not have ended yet on the server.
+            return await running.engine.temporal.background.deliver(community, delivery["id"])
+
+        await eventually(handed_out)
+        await running.client.get_activity_handle(activity_id).result()
+        assert len(driver.requests) == 1
+
+
+@one_database
+async def test_a_try_that_ends_after_its_item_did_changes_nothing(running: RunningEngine) -> None:
+    async with receiver() as driver:
+        driver.seconds = 1
+        community = await ended_vote(running, driver.url)
+        await eventually(lambda: driver.under_way == 1)
+        delivery = await only_delivery(running, community, "pending")
+        async with running.engine.database.write() as session:
+            (await session.get_one(OutboxItem, delivery["id"])).finish("failed")
+        activity_id = f"delivery/{community}/{delivery['id']}"
+        await running.client.get_activity_handle(activity_id).result()
+        assert (await only_delivery(running, community, "failed"))["attempts"] == 0
 
 
 @one_database
@@ -186,7 +236,8 @@ async def test_redelivering_does_not_wait_for_the_next_try(
         run_engine(temporal, url, tmp_path, delivery_first_retry_seconds=3600) as running,
         receiver() as driver,
     ):
-        driver.status = 500
+        # It may ask for a longer pause, not for a shorter one.
+        driver.status, driver.headers = 500, {"Retry-After": "0.1"}
         community = await ended_vote(running, driver.url)
 
         async def tried() -> bool:
@@ -195,6 +246,8 @@ async def test_redelivering_does_not_wait_for_the_next_try(
 
         await eventually(tried)
         driver.status = 200
+        await asyncio.sleep(0.5)
+        assert len(driver.requests) == 1
         delivery = await only_delivery(running, community, "pending")
         answer = await running.http.post(f"{DELIVERIES}/{delivery['id']}/redeliver")
         assert answer.status_code == 202
@@ -208,11 +261,12 @@ async def test_a_dead_endpoint_slows_nobody_elses_deliveries(
     url = new_database("sqlite", tmp_path, request)
     limits = {"max_concurrent_deliveries": 12, "max_tries_per_host": 2}
     async with (
-        run_engine(temporal, url, tmp_path, delivery_timeout_seconds=10, **limits) as running,
+        run_engine(temporal, url, tmp_path, delivery_timeout_seconds=60, **limits) as running,
         receiver() as dead,
         receiver() as alive,
     ):
-        dead.seconds = 9.5
+        # Longer than the test: its turns are taken throughout.
+        dead.seconds = 55
         community = await running.community({"name": "troublesome", "config": {}})
         for _ in range(20):
             await ended_vote(running, dead.url, community)
@@ -260,6 +314,20 @@ async def test_an_endpoint_has_a_secret_of_its_own_which_can_be_rotated(
         gone = await running.http.delete(f"{ENDPOINTS}/{endpoint['id']}")
         assert gone.status_code == 204
         assert (await running.http.get(f"{ENDPOINTS}/{endpoint['id']}")).status_code == 404
+
+
+@one_database
+async def test_two_secrets_at_a_time_of_the_nearest_endpoint(running: RunningEngine) -> None:
+    async with receiver() as driver:
+        above = (await running.http.post(ENDPOINTS, json={"url": driver.url})).json()
+        near = (await running.http.post(ENDPOINTS, json={"url": f"{driver.url}/near"})).json()
+        secrets = {"above": above["secret"], "first": near["secret"]}
+        for name in ("second", "third"):
+            rotate = f"{ENDPOINTS}/{near['id']}/rotate-secret"
+            secrets[name] = (await running.http.post(rotate, json={})).json()["secret"]
+        await ended_vote(running, f"{driver.url}/near/1")
+        await eventually(lambda: len(driver.requests) == 1)
+        assert _verified_by(driver.requests[0], secrets) == "second,third"
 
 
 def _verified_by(request: tuple[float, dict[str, str], bytes], secrets: dict[str, str]) -> str:
@@ -363,3 +431,143 @@ async def test_exhausted_deliveries_stay_listed(
         delivery = await only_delivery(running, community, "failed")
         assert delivery["attempts"] >= 2
         assert (delivery["last_status"], delivery["last_error"]) == (500, "HTTP 500")
+        # Sent again, it has all of its time once more.
+        once_more = f"{DELIVERIES}/{delivery['id']}/redeliver"
+        since = {"since": delivery["created_at"], "community": community}
+        for path, body in ((once_more, None), (f"{DELIVERIES}/redeliver", since)):
+            tried = len(driver.requests)
+            assert (await running.http.post(path, json=body)).status_code == 202
+            await eventually(lambda tried=tried: len(driver.requests) >= tried + 2)
+            await only_delivery(running, community, "failed")
+
+
+async def test_no_answer_is_a_failed_try(
+    temporal: Client, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Neither one that comes too late, nor an address at which nobody listens."""
+    url = new_database("sqlite", tmp_path, request)
+    async with (
+        run_engine(temporal, url, tmp_path, delivery_timeout_seconds=1) as running,
+        receiver() as driver,
+    ):
+        driver.seconds = 1.5
+        slow = await ended_vote(running, driver.url)
+        await eventually(lambda: len(driver.requests) >= 2)
+        delivery = await only_delivery(running, slow, "pending")
+        assert (delivery["last_status"], delivery["last_error"]) == (None, "no answer in time")
+        driver.seconds = 0
+        await only_delivery(running, slow, "delivered")
+        nobody = await ended_vote(running, f"http://127.0.0.1:{free_ports(1)[0]}/")
+
+        async def tried_again() -> bool:
+            return bool((await only_delivery(running, nobody, "pending"))["attempts"] >= 2)
+
+        await eventually(tried_again)
+        delivery = await only_delivery(running, nobody, "pending")
+        assert delivery["last_error"].startswith("ConnectError")
+
+
+@one_database
+@pytest.mark.parametrize(
+    ("waited", "least", "most"),
+    [(0, 0.2, 0.2), (10, 10, 10), (3000, 3000, 3000), (1e6, 3600, 3600)],
+)
+async def test_pauses_double_up_to_the_longest(
+    running: RunningEngine, waited: float, least: float, most: float
+) -> None:
+    activities = DeliveryActivities(running.engine)
+    pauses = [activities._after(timedelta(seconds=waited)).total_seconds() for _ in range(200)]
+    await activities.close()
+    assert least * 0.8 <= min(pauses) < max(pauses) <= most * 1.2, "jittered by a fifth"
+
+
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, 0),
+        ("120", 120),
+        ("0.5", 0.5),
+        ("Fri, 01 Jan 2027 00:02:00 GMT", 120),
+        ("Thu, 31 Dec 2026 23:59:00 GMT", 0),
+        ("-5", 0),
+        ("nan", 0),
+        ("inf", 0),
+        ("soon", 0),
+        ("1000000", 86400),
+        ("1e300", 86400),
+    ],
+)
+def test_retry_after_is_read(header: str | None, seconds: float) -> None:
+    assert _asked_for(header, NOW) == timedelta(seconds=seconds)
+
+
+@asynccontextmanager
+async def kept_items(running: RunningEngine, url: str) -> AsyncIterator[tuple[str, str]]:
+    """Ended items of another age; gives their community and another one."""
+    community, other = f"c-{uuid4().hex}", f"c-{uuid4().hex}"
+    made = [
+        (community, "event", "failed", 1),
+        (community, "event", "failed", 2),
+        (community, "process", "failed", 2),
+        (community, "event", "failed", 3),
+        (community, "event", "delivered", 2),
+        (other, "event", "failed", 2),
+    ]
+    async with running.engine.database.write() as session:
+        for name, kind, status, day in made:
+            item = await outbox.append(
+                session, community=name, kind=kind, body={"day": day, "was": status}, url=url
+            )
+            item.finish(status)
+            item.created_at = datetime(2001, 1, day, tzinfo=UTC)
+    yield community, other
+    async with running.engine.database.write() as session:
+        mine = col(OutboxItem.community).in_([community, other])
+        await session.exec(delete(OutboxItem).where(mine))
+
+
+async def test_lists_are_filtered_and_rows_of_one_moment_paged(running: RunningEngine) -> None:
+    async with receiver() as driver, kept_items(running, driver.url) as (community, _):
+
+        async def positions(**params: Any) -> list[int]:
+            seen, cursor = [], None
+            while True:
+                query = {"community": community, "limit": 1, **params}
+                query |= {"cursor": cursor} if cursor else {}
+                page = (await running.http.get(DELIVERIES, params=query)).json()
+                seen += [item["position"] for item in page["deliveries"]]
+                cursor = page["next_cursor"]
+                if cursor is None:
+                    return seen
+
+        everything = await positions()
+        assert (everything[0], everything[-1]) == (4, 1)
+        assert sorted(everything[1:-1]) == [2, 3, 5]
+        assert await positions(status="delivered") == [5]
+        assert await positions(kind="process") == [3]
+        assert sorted(await positions(status="failed", kind="event")) == [1, 2, 4]
+        assert await positions(status="recorded") == []
+
+
+async def test_only_what_was_asked_for_is_sent_again(running: RunningEngine) -> None:
+    """From ``since`` on, to just before ``until``; of one status; of one community or of all."""
+    async with receiver() as driver, kept_items(running, driver.url) as (community, other):
+        of_day = {"since": "2001-01-02T00:00:00Z", "until": "2001-01-03T00:00:00Z"}
+
+        async def sent_again(**asked: str) -> list[tuple[str, int, str]]:
+            driver.requests.clear()
+            answer = await running.http.post(f"{DELIVERIES}/redeliver", json=of_day | asked)
+            count = answer.json()["redelivered"]
+            for name in (community, other):
+                await eventually(lambda name=name: _count(running, name, "pending", 0))
+            assert len(driver.requests) == count
+            bodies = [(h["metagov-community"], json.loads(b)) for _, h, b in driver.requests]
+            return sorted((name, body["day"], body["was"]) for name, body in bodies)
+
+        failed, delivered = (community, 2, "failed"), (community, 2, "delivered")
+        assert await sent_again(community=community, status="delivered") == [delivered]
+        assert await sent_again(community=community) == [failed, failed]
+        assert await sent_again() == [(other, 2, "failed")]

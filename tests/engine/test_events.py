@@ -6,12 +6,17 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 
+from api.feed import Feed
+from engine.store import outbox
 from tests.engine.conftest import RunningEngine
+from tests.servers import eventually
 
 EVENTS = "/api/internal/events"
 
@@ -41,7 +46,7 @@ async def read_until(
     found: list[dict[str, Any]] = []
     while len(found) < count:
         page = await read(running, wait=10, **params)
-        assert page["events"], "nothing came in time"
+        assert 0 < len(page["events"]) <= params.get("limit", 50), "nothing in time, or too much"
         found += page["events"]
         params["after"] = page["next_cursor"]
     return found, params["after"]
@@ -65,8 +70,9 @@ async def test_callbacks_are_in_the_same_sequence(running: RunningEngine) -> Non
     community = await running.community({"name": "troublesome", "config": {}})
     started = await running.start(community, "troublesome.fragile")
     await running.http.delete(started.headers["location"])
-    items, _ = await read_until(running, 1, community=community)
-    assert items[0]["type"] == "process"
+    # It was told before the request was answered: a reader need not wait for it.
+    items = (await read(running, community=community))["events"]
+    assert [item["type"] for item in items] == ["process"]
     assert items[0]["data"]["id"] == started.json()["id"]
 
 
@@ -101,7 +107,12 @@ async def test_readers_of_all_communities_miss_nothing(running: RunningEngine) -
         return [item for item in found if item["community"] in communities]
 
     readers = [asyncio.create_task(follow()) for _ in range(3)]
-    await asyncio.gather(*(tell(running, c, n) for n in range(10) for c in communities))
+
+    async def tell_ten(community: str) -> None:
+        for number in range(10):
+            await tell(running, community, number)
+
+    await asyncio.gather(*map(tell_ten, communities))
     for found in await asyncio.gather(*readers):
         for community in communities:
             positions = [i["position"] for i in found if i["community"] == community]
@@ -145,8 +156,88 @@ async def test_stream_goes_on_after_the_last_event(running: RunningEngine) -> No
     assert positions == [1, 2, 3, 4]
 
 
+async def test_what_a_browser_read_last_goes_before_the_address(running: RunningEngine) -> None:
+    """A browser that connects again repeats the address, with the cursor that it began with."""
+    community = await community_of_tutorial(running)
+    for number in range(3):
+        await tell(running, community, number)
+    items, _ = await read_until(running, 3, community=community)
+    answer = await running.http.get(
+        EVENTS,
+        params={"community": community, "after": items[0]["cursor"]},
+        headers={"Last-Event-ID": items[1]["cursor"]},
+    )
+    assert [item["position"] for item in answer.json()["events"]] == [3]
+
+
+async def test_a_communitys_order_is_that_of_its_positions(running: RunningEngine) -> None:
+    """Two workers' clocks differ: what came second may say that it was made first."""
+    name = f"c-{uuid4().hex}"
+    async with running.engine.database.write() as session:
+        for seconds in (5, 0, 3):
+            item = await outbox.append(
+                session, community=name, kind=outbox.EVENT, body={}, url=None
+            )
+            item.created_at -= timedelta(seconds=10 - seconds)
+    items = (await read(running, community=name))["events"]
+    assert [item["position"] for item in items] == [1, 2, 3]
+
+
+async def test_communities_are_told_in_order_of_time(running: RunningEngine) -> None:
+    first, second = sorted(f"c-{uuid4().hex}" for _ in range(2))
+    latest = (await read(running, after="latest"))["next_cursor"]
+    async with running.engine.database.write() as session:
+        for name, seconds in ((first, 4), (first, 2), (second, 3), (second, 1)):
+            item = await outbox.append(
+                session, community=name, kind=outbox.EVENT, body={}, url=None
+            )
+            item.created_at -= timedelta(seconds=seconds)
+    items = (await read(running, after=latest))["events"]
+    told = [item["community"] for item in items if item["community"] in (first, second)]
+    assert told == [first, second, first, second]
+
+
+async def test_items_are_numbered_until_none_is_left(
+    running: RunningEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "_NUMBERED_AT_ONCE", 2)
+    name = f"c-{uuid4().hex}"
+    async with running.engine.database.write() as session:
+        for _ in range(5):
+            await outbox.append(session, community=name, kind=outbox.EVENT, body={}, url=None)
+    items = (await read(running, community=name))["events"]
+    assert [item["position"] for item in items] == [1, 2, 3, 4, 5]
+
+
+async def test_readers_are_woken_by_what_comes(running: RunningEngine) -> None:
+    """All of them, long before their time is up."""
+    feed = Feed(running.engine.database, running.engine.settings.data_dir)
+    name = f"c-{uuid4().hex}"
+    latest = await feed.latest()
+    reading = [feed.read(latest, community=name, limit=10, wait=30) for _ in range(3)]
+    readers = [asyncio.create_task(one) for one in reading]
+    await eventually(lambda: feed._waiting == 3)
+    async with running.engine.database.write() as session:
+        await outbox.append(session, community=name, kind=outbox.EVENT, body={}, url=None)
+    async with asyncio.timeout(10):
+        found = await asyncio.gather(*readers)
+    assert [[item.position for item in items] for items in found] == [[1], [1], [1]]
+    await feed.close()
+
+
+async def test_readers_go_when_the_api_stops(running: RunningEngine) -> None:
+    feed = Feed(running.engine.database, running.engine.settings.data_dir)
+    latest = await feed.latest()
+    reader = asyncio.create_task(feed.read(latest, community="none", limit=10, wait=30))
+    await eventually(lambda: feed._waiting == 1)
+    feed.stop()
+    async with asyncio.timeout(10):
+        assert await reader == []
+    await feed.close()
+
+
 @pytest.mark.parametrize("path", ["", "/stream"])
-@pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "999999999999999", "1" * 30, "\u0661"])
+@pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "1-", "1-2-3", "1" * 30, "\u0661"])
 async def test_cursors_that_are_none(running: RunningEngine, path: str, cursor: str) -> None:
     answer = await running.http.get(f"{EVENTS}{path}", params={"after": cursor})
     assert answer.status_code == 400

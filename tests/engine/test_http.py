@@ -194,7 +194,7 @@ async def test_webhooks_verified_by_a_method_of_the_plugins_own(running: Running
     community = await running.community({"name": "guarded", "config": config})
     hook = f"/api/hooks/{community}/guarded"
     body = {"team": config["team"]}
-    for wrong in ("", "close sesame", "raise"):
+    for wrong in ("", "close sesame", "raise", "truthy"):
         refused = await running.http.post(hook, json=body, headers={"X-Password": wrong})
         assert_problem(refused, 401)
     right = {"X-Password": "open sesame"}

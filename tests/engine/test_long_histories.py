@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from sqlmodel import select
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from engine.activities.routing import route_accepted
 from engine.messages import SEARCH_ATTRIBUTES, process_workflow_id
+from engine.resources import Engine
 from engine.store.webhooks import ReceivedWebhook
 from engine.temporal import ensure_search_attributes
 from tests.conftest import TEMPORAL, TEMPORAL_ARGUMENTS
@@ -63,6 +66,32 @@ async def test_no_webhook_is_lost_or_reordered(
         assert (await handle.describe()).run_id != first_run
         closed = await running.http.delete(started.headers["location"])
         assert closed.status_code == 200
+
+
+async def test_a_close_asked_for_while_it_goes_on_anew_is_done(
+    short_histories: Client, plugins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The close has webhooks routed before it takes its place, and that takes a while."""
+    began = asyncio.Event()
+
+    async def slowly(engine: Engine, process_id: str) -> None:
+        began.set()
+        await asyncio.sleep(4)
+        await route_accepted(engine, process_id)
+
+    monkeypatch.setattr("engine.activities.processes.route_accepted", slowly)
+    url = f"sqlite:///{tmp_path / 'engine.sqlite'}"
+    async with run_engine(short_histories, url, tmp_path) as running:
+        platform = str(tmp_path / "platform")
+        community = await running.community({"name": "durable", "config": {"platform": platform}})
+        started = await running.start(community, "durable.vote", id="v")
+        closing = asyncio.create_task(running.http.delete(started.headers["location"]))
+        await asyncio.wait_for(began.wait(), 20)
+        hook, headers = f"/api/hooks/{community}/durable", {"X-Concerns": "v"}
+        for number in range(40):
+            await running.http.post(hook, content=str(number), headers=headers)
+        closed = await closing
+        assert closed.status_code == 200, closed.text
 
 
 async def _told_in_the_order_of_signals(

@@ -114,7 +114,8 @@ async def test_delete_does_what_loomio_allows_and_says_what_it_does_not(
     poll = twin.find(key)
     assert poll is not None
     assert poll.closing_at is not None
-    assert poll.closing_at <= datetime.now(UTC) + timedelta(hours=1)
+    # Loomio closes on full hours; one that is less than a minute away may be gone too soon.
+    assert poll.closing_at <= datetime.now(UTC) + timedelta(hours=1, minutes=1)
     assert (await running.http.get(location)).json()["status"] == "pending"
     twin.close(key)
     await running.completed(location)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from engine.messages import process_workflow_id
+from engine.store import pacing
+from engine.store.database import new_id, utc_now
 from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually
 
@@ -118,3 +121,33 @@ async def test_each_try_of_the_activity_is_one_poll(running: RunningEngine) -> N
     ]
     # The first try only plans the next one.
     assert max(tries) == 1 + 4
+
+
+async def test_a_shorter_pause_does_not_end_a_longer_one(running: RunningEngine) -> None:
+    instance_id, now = new_id(), utc_now()
+    for seconds in (10, 60, 1):
+        async with running.engine.database.write() as session:
+            await pacing.pause(session, instance_id, now + timedelta(seconds=seconds))
+    async with running.engine.database.read() as session:
+        pace = await session.get_one(pacing.InstancePace, instance_id)
+    assert pace.paused_until == now + timedelta(seconds=60)
+
+
+@one_database
+async def test_webhooks_more_often_than_polls_do_not_put_polls_off_for_ever(
+    running: RunningEngine, platform: Path
+) -> None:
+    community = await running.community({"name": "durable", "config": {"platform": str(platform)}})
+    callback = f"{running.driver.url}/{community}"
+    await running.start(community, "durable.vote", id="v", callback_url=callback)
+    with platform.open("a") as file:
+        file.write("news v arrived\n")
+    numbers = itertools.count()
+
+    async def polled() -> bool:
+        hook, text = f"/api/hooks/{community}/durable", f"ballot-{next(numbers)}"
+        await running.http.post(hook, content=text, headers={"X-Concerns": "v"})
+        await asyncio.sleep(0.3)
+        return any("news" in told["outcome"] for told in running.driver.to(community))
+
+    await eventually(polled)

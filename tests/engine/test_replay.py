@@ -9,7 +9,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from worker import SANDBOX, WORKFLOWS
+import worker
 
 HISTORIES = sorted((Path(__file__).parent.parent / "histories").glob("*.json"))
 
@@ -21,6 +21,7 @@ def test_there_are_histories() -> None:
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
 async def test_history_replays(path: Path) -> None:
     replayer = Replayer(
-        workflows=WORKFLOWS, workflow_runner=SandboxedWorkflowRunner(restrictions=SANDBOX)
+        workflows=worker.WORKFLOWS,
+        workflow_runner=SandboxedWorkflowRunner(restrictions=worker.SANDBOX),
     )
     await replayer.replay_workflow(WorkflowHistory.from_json(path.stem, path.read_text()))

@@ -90,3 +90,10 @@ async def test_only_numbers_are_incremented(running: RunningEngine, community: s
     answer = await running.act(community, "durable.increment", key="text")
     assert answer.status_code == 500
     assert await value(running, community, "text") == "x"
+
+
+async def test_objects_of_the_plugins_own_are_kept(running: RunningEngine) -> None:
+    community = await running.community({"name": "troublesome", "config": {}})
+    assert (await running.act(community, "troublesome.keep", text="abba")).status_code == 200
+    kept = await running.act(community, "troublesome.kept")
+    assert kept.json() == {"text": "abba", "from": "192.0.2.1", "read": {"a": 2, "b": 2}}

@@ -102,4 +102,4 @@ async def test_a_webhook_is_stored_and_answered_with_200(
 async def test_it_is_not_ready_and_says_why(cut_off: httpx.AsyncClient) -> None:
     answer = await cut_off.get("/readyz")
     assert answer.status_code == 503
-    assert answer.json()["detail"] == "Not answering: the Temporal server"
+    assert answer.json()["detail"] == "Not ready: the Temporal server does not answer"

@@ -2,7 +2,10 @@
 
 import asyncio
 import time
+from collections import Counter
 from datetime import datetime, timedelta
+from http import HTTPStatus
+from ipaddress import ip_address
 from typing import ClassVar
 
 import httpx
@@ -20,6 +23,13 @@ from engine.plugins import (
 
 TRIES = {}
 KEY_AND_VALUE = {"type": "object", "properties": {"key": {"type": "string"}, "value": {}}}
+
+
+class Note:
+    def __init__(self, text):
+        self.text = text
+        self.origin = ip_address("192.0.2.1")
+        self.read = Counter(text)
 
 
 @Registry.plugin
@@ -75,7 +85,42 @@ class Troublesome(Plugin):
                 pass
         if how == "none":
             return None
+        if how == "foreign-enum":
+            self.state.set("status", HTTPStatus.OK)
+        if how == "large-result":
+            return {"text": "x" * 1_048_576}
+        if how == "large-event":
+            self.send_event_to_driver("flood", {"text": "x" * 262_144})
         return {"state": self.state.get("how")}
+
+    @Registry.action(slug="read", description="reads an address of its platform")
+    def read(self, parameters):
+        self.state.set("how", "read")
+        return {"bytes": len(self.http.get(parameters["url"]).content)}
+
+    @Registry.action(slug="read-async", description="the same, on the loop")
+    async def read_async(self, parameters):
+        self.state.set("how", "read")
+        return {"bytes": len((await self.http.get(parameters["url"])).content)}
+
+    @Registry.action(slug="return-text", description="returns a text of a length")
+    def return_text(self, parameters):
+        self.state.set("how", "returned")
+        return {"text": "x" * parameters["length"]}
+
+    @Registry.action(slug="tell-text", description="tells of a text of a length")
+    def tell_text(self, parameters):
+        self.state.set("how", "told")
+        self.send_event_to_driver("told", {"text": "x" * parameters["length"]}, timestamp="1")
+
+    @Registry.action(slug="keep", description="keeps an object of the plugin's own")
+    def keep(self, parameters):
+        self.state.set("note", Note(parameters["text"]))
+
+    @Registry.action(slug="kept", description="reads it")
+    def kept(self):
+        note = self.state.get("note")
+        return {"text": note.text, "from": str(note.origin), "read": note.read}
 
     @Registry.action(slug="hang", description="async, for ever")
     async def hang(self):
@@ -122,6 +167,8 @@ class Fragile(GovernanceProcess):
         self.plugin_inst.state.set("started", self.id)
         if parameters.fail == "start":
             raise PluginError("the platform will not have it")
+        if parameters.fail == "start-limited":
+            raise RateLimitError("slowly", retry_after_seconds=30)
         if parameters.fail == "start-hang":
             time.sleep(3600)
         if parameters.fail == "start-bug":
@@ -136,13 +183,21 @@ class Fragile(GovernanceProcess):
             raise PluginError("it will not close")
         if self.parameters.fail == "stay":
             return
+        if self.parameters.fail == "close-slowly":
+            time.sleep(1.5)
         self.outcome = {"closed": True}
         self.status = ProcessStatus.COMPLETED
 
     def receive_webhook(self, request):
+        if request.text == "generator-exit":
+            raise GeneratorExit
         if request.text == "fail":
             self.outcome = {"half": "done"}
             raise ValueError("half-way")
+        if request.text == "count":
+            self.state.set("count", self.state.get("count", 0) + 1)
+            self.outcome = {"count": self.state.get("count")}
+            return
         self.outcome = {"heard": [*self.outcome.get("heard", []), request.text]}
 
 
@@ -162,6 +217,7 @@ class Adaptable(Plugin):
     name = "adaptable"
 
     def initialize(self):
+        time.sleep(self.config.get("seconds", 0))
         self.state.set("history", [])
 
     def on_config_change(self, old_config):

@@ -202,16 +202,26 @@ def test_mapping(error: Exception, kind: Any) -> None:
 async def test_calls_share_connections_but_nothing_else(platform: str) -> None:
     """The second client finds the first one's connection; its headers are its own."""
     connections = Connections(LOCAL)
-    seen = []
-    for key in ("one", "two"):
+
+    def ask(key: str) -> Any:
         options = HttpOptions(base_url=platform, headers={"X-Key": key})
-        async with async_client(options, connections) as client:
-            seen.append((await client.get("/who")).json())
+        with sync_client(options, connections) as client:
+            return client.get("/who").json()
+
+    seen = [await asyncio.to_thread(ask, key) for key in ("one", "two")]
     assert seen[0]["port"] == seen[1]["port"]
     assert [item["key"] for item in seen] == ["one", "two"]
-    ports = set()
-    for _ in range(2):
-        with sync_client(HttpOptions(base_url=platform), connections) as plain:
-            ports.add(await asyncio.to_thread(lambda: plain.get("/who").json()["port"]))
-    assert len(ports) == 1
-    await connections.close()
+    connections.close()
+
+
+async def test_an_async_client_keeps_its_connections_to_itself(platform: str) -> None:
+    """They belong to the loop of one call, and end with the client."""
+    connections = Connections(LOCAL)
+
+    async def ask() -> set[int]:
+        async with async_client(HttpOptions(base_url=platform), connections) as client:
+            return {(await client.get("/who")).json()["port"] for _ in range(2)}
+
+    first, second = await ask(), await asyncio.to_thread(asyncio.run, ask())
+    assert len(first) == len(second) == 1
+    assert first != second

@@ -8,6 +8,7 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
+from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -57,3 +58,10 @@ def test_nothing_below_the_command_line_imports_the_worker() -> None:
     """The worker stands on top; import-linter knows packages only, so this is said here."""
     for file in [*REPOSITORY.glob("engine/**/*.py"), *REPOSITORY.glob("api/**/*.py")]:
         assert not re.search(r"^\s*(from|import) worker\b", file.read_text(), re.MULTILINE), file
+
+
+def test_the_wheel_says_that_it_is_typed() -> None:
+    builder = WheelBuilder(str(REPOSITORY))
+    with builder.config.set_build_data({"force_include": {}, "artifacts": []}):
+        included = {file.distribution_path for file in builder.recurse_included_files()}
+    assert "engine/py.typed" in included

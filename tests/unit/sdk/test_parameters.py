@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import subprocess
+import sys
+from copy import deepcopy
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -147,6 +152,26 @@ def test_cycles_end() -> None:
         json_safe(cycle)
 
 
+def test_they_are_a_dictionary() -> None:
+    parameters = Parameters({"title": "t", "count": 1}, SCHEMA)
+    assert json.loads(json.dumps(parameters)) == dict(parameters)
+    parameters["title"] = "other"
+    assert parameters.title == "other"
+    assert parameters.pop("title") == "other"
+    assert "title" not in parameters
+    assert deepcopy(parameters) == pickle.loads(pickle.dumps(parameters)) == parameters
+    assert pickle.loads(pickle.dumps(parameters)).title is None
+
+
+def test_parameters_may_be_called_like_methods() -> None:
+    schema: dict[str, Any] = {"properties": {"update": {}, "copy": {}}}
+    called: Any = Parameters({"update": "daily"}, schema)
+    assert (called.update, called.copy) == ("daily", None)
+    parameters = Parameters({})
+    parameters.update(title="t")
+    assert parameters.copy() == {"title": "t"}
+
+
 def test_argument_styles() -> None:
     schema: dict[str, Any] = {"properties": {"value": {}, "big-one": {}}}
     parameters = Parameters({"value": 1, "big-one": 2}, schema)
@@ -166,6 +191,9 @@ def test_argument_styles() -> None:
     def rest(**anything: Any) -> Any:
         return anything
 
+    def whole_and_more(parameters: Any, dry: bool = False) -> Any:
+        return parameters, dry
+
     def nothing() -> Any:
         return "nothing"
 
@@ -174,6 +202,7 @@ def test_argument_styles() -> None:
         (other_name, parameters),
         (one, 1),
         (named, [1, 2]),
+        (whole_and_more, (parameters, False)),
         (rest, {"value": 1, "big_one": 2}),
         (nothing, "nothing"),
     ]
@@ -202,3 +231,30 @@ def test_alternatives_are_named_and_never_echo_a_secret() -> None:
     secret = {"properties": {"api_key": {"type": "string"}}, "not": {"required": ["api_key"]}}
     (violation,) = validate({"api_key": "s3cr3t"}, secret)
     assert "s3cr3t" not in violation.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "fits"),
+    [
+        ("iri", "https://example.org/gemüse?käse=1#ö", True),
+        ("iri", "https://例え.jp/", True),
+        ("iri", "gemüse", False),
+        ("iri", "https://example.org/a b", False),
+        ("iri-reference", "gemüse/käse", True),
+        ("iri-reference", "a\\b", False),
+        ("uri", "https://example.org/gemüse", False),
+        ("email", "nobody", False),
+        ("date-time", "2026-11-27", False),
+        ("hostname", "a..b", False),
+        ("duration", "a day", False),
+        ("color", "nothing", True),
+    ],
+)
+def test_each_format_is_checked(kind: str, value: str, fits: bool) -> None:
+    assert (not validate(value, {"type": "string", "format": kind})) == fits
+
+
+def test_no_process_of_ours_loads_a_grammar_that_takes_seconds() -> None:
+    loaded = "import worker, api.app, sys; print('rfc3987_syntax' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "False\n", "an older .venv still has rfc3987-syntax: make clean install"

@@ -8,11 +8,22 @@ from datetime import timedelta
 import pytest
 
 from engine.plugins import GovernanceProcess, Plugin, RegistrationError, Registry
+from engine.sdk.plugin import InvocationContext
+from engine.sdk.process import ProcessContext
 
 
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Registry, "plugins", {})
+
+
+def own_init() -> None:
+    @Registry.plugin
+    class Hasty(Plugin):
+        name = "hasty"
+
+        def __init__(self, context: InvocationContext) -> None:
+            super().__init__(context)
 
 
 def no_name() -> None:
@@ -97,6 +108,15 @@ def unknown_argument() -> None:
 
         @Registry.action(slug="a", description="", input_schema={"properties": {"value": {}}})
         def act(self, value: int, other: int) -> None: ...
+
+
+def one_argument_without_schema() -> None:
+    @Registry.plugin
+    class Guessing(Plugin):
+        name = "m"
+
+        @Registry.action(slug="a", description="")
+        def act(self, value: int) -> None: ...
 
 
 def hurried_task() -> None:
@@ -241,6 +261,19 @@ def bad_together() -> None:
 
 
 @with_plugin
+def own_process_init() -> None:
+    @Registry.governance_process
+    class Impatient(GovernanceProcess):
+        name = "p"
+        plugin_name = "home"
+
+        def __init__(self, context: ProcessContext, plugin: Plugin) -> None:
+            super().__init__(context, plugin)
+
+        def start(self, parameters: object) -> None: ...
+
+
+@with_plugin
 def bad_interval() -> None:
     @Registry.governance_process
     class Restless(GovernanceProcess):
@@ -254,6 +287,8 @@ def bad_interval() -> None:
 @pytest.mark.parametrize(
     ("define", "cls", "advice"),
     [
+        (own_init, "Hasty", "do in `initialize` what lasts"),
+        (own_process_init, "Impatient", "made anew for every call"),
         (no_name, "Nameless", "has no `name`: set it"),
         (bad_name, "Shouting", "lower-case"),
         (no_plugin, "Plain", "subclass of Plugin"),
@@ -264,6 +299,12 @@ def bad_interval() -> None:
         (two_receivers, "TwoEars", "keep one"),
         (deaf_receiver, "Deaf", "hear(self, request)"),
         (unknown_argument, "Misnamed", "name them alike"),
+        (
+            one_argument_without_schema,
+            "Guessing",
+            "its action `act` takes the argument value, but has no input_schema: "
+            "call it `parameters`",
+        ),
         (hurried_task, "event_producer_task", "from 1 second"),
         (bad_event_schema, "Eventful", '"type"'),
         (action_without_parentheses, "act", "write @Registry.action(slug="),
@@ -306,3 +347,42 @@ def test_what_a_class_defines_is_known() -> None:
     assert (able.can_close, able.can_update, able.receives_webhooks) == (False, True, False)
     assert able.poll_every_seconds == 120
     assert able.name == "home.able"
+
+
+def test_what_may_be_left_out_is_allowed_beyond_what_is_given() -> None:
+    @Registry.plugin
+    class Home(Plugin):
+        name = "home"
+
+        def initialize(self, again: bool = False) -> None: ...
+
+        def on_config_change(self, old_config: object, *more: object) -> None: ...
+
+        def on_disable(self, **options: object) -> None: ...
+
+        @Registry.webhook_receiver()
+        def hear(self, request: object, log: object = None) -> None: ...
+
+        @Registry.event_producer_task()
+        def look(self, since: object = None) -> None: ...
+
+        @Registry.action(slug="a", description="")
+        def act(self, parameters: object, dry: bool = False) -> None: ...
+
+    @Registry.governance_process
+    class Able(GovernanceProcess):
+        name = "able"
+        plugin_name = "home"
+
+        def start(self, parameters: object, voters: object = None) -> None: ...
+
+        def close(self, voter_list: object = None) -> None: ...
+
+        def update(self, *, force: bool = False) -> None: ...
+
+        def receive_webhook(self, request: object, kind: str = "") -> None: ...
+
+        @classmethod
+        def update_many(cls, processes: object, most: int = 3) -> None: ...
+
+    assert list(Registry.plugins["home"].processes) == ["able"]

@@ -1,0 +1,208 @@
+"""Routing: the processes that a webhook concerns are signalled, in order of acceptance.
+
+Whoever is about to signal a webhook first signals those accepted before it, where nobody has yet.
+So an earlier one reaches a process earlier, whichever worker has it and however long its receiver
+takes. A webhook that is signalled twice is handled once, by its mark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from weakref import WeakValueDictionary
+
+import structlog
+
+from engine.activities.heartbeat import again_in, try_again
+from engine.activities.invocation import LoadedPlugin, load_plugin
+from engine.activities.pacing import noting_limits
+from engine.errors import (
+    EngineError,
+    PluginPausedError,
+    UnavailableError,
+    is_storable,
+    plain_text,
+)
+from engine.messages import COMPLETED
+from engine.resources import Engine, capabilities_of
+from engine.sdk.registry import PluginDeclaration, Registry
+from engine.sdk.webhook import WebhookRequest
+from engine.store import communities, processes, webhooks
+from engine.store.database import utc_now
+from engine.store.processes import GovernanceProcess
+from engine.store.webhooks import ReceivedWebhook
+
+log = structlog.get_logger()
+
+MOST_SIGNALS_AT_ONCE = 20
+# So far back webhooks may be that were signalled to a workflow and not handled when it was lost.
+LOST_WITH_WORKFLOW = timedelta(days=1)
+
+# After so long without an end whoever asked for keys is not there any more, or hangs.
+ASKING = timedelta(seconds=20)
+ASK_AGAIN_SECONDS = 0.3
+
+# One at a time for each plugin instance, so that those of one process are not signalled twice.
+_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+
+def turn(instance_id: str) -> asyncio.Lock:
+    """The lock under which webhooks of a plugin instance are routed.
+
+    Args:
+        instance_id: The instance.
+
+    Returns:
+        The lock, the same for all of this process.
+    """
+    lock = _turns.get(instance_id)
+    if lock is None:
+        lock = _turns[instance_id] = asyncio.Lock()
+    return lock
+
+
+async def route_accepted(engine: Engine, process_id: str) -> None:
+    """Signal a process of all webhooks that its plugin instance has accepted by now.
+
+    Args:
+        engine: What all share.
+        process_id: The process.
+    """
+    async with engine.database.read() as session:
+        process = await processes.get_process(session, process_id)
+        if process is None:
+            return
+        newest = await webhooks.newest_of(session, process.instance_id)
+    async with turn(process.instance_id):
+        await route_up_to(engine, process.instance_id, newest)
+
+
+async def route_up_to(engine: Engine, instance_id: str, last: int, but: str | None = None) -> bool:
+    """Route the webhooks of a plugin instance that are not routed yet, up to one.
+
+    Args:
+        engine: What all share.
+        instance_id: The instance.
+        last: The number of the last one.
+        but: The id of the last one, if it is not to be routed here.
+
+    Returns:
+        Whether that last one is still to be routed.
+    """
+    while True:
+        async with engine.database.read() as session:
+            waiting = await webhooks.not_routed(session, instance_id, last)
+        for row in waiting:
+            if row.id == but:
+                return True
+            await _route_alone(engine, row)
+        if not waiting:
+            return False
+
+
+async def route_again(engine: Engine, process: GovernanceProcess) -> None:
+    """Note that a lost workflow took signals with it, so that they are given once more.
+
+    Args:
+        engine: What all share.
+        process: The process whose workflow was lost; what it has handled is known by its marks.
+    """
+    since = max(process.created_at, utc_now() - LOST_WITH_WORKFLOW)
+    await webhooks.forget_routed(engine.database, process.instance_id, since)
+
+
+async def _route_alone(engine: Engine, row: ReceivedWebhook) -> None:
+    """Route a webhook that is not handled here."""
+    loaded = None
+    try:
+        async with engine.database.read() as session:
+            enabled = await communities.find_enabled(session, row.instance_id)
+            if enabled is not None:
+                mark = f"webhook:{row.reference}"
+                loaded = await load_plugin(engine, session, enabled, mark)
+    except PluginPausedError as error:
+        # Nothing of the instance is called meanwhile, a close neither.
+        raise try_again(error, error.retry_after_seconds) from None
+    except EngineError as error:
+        # Without its keys it may concern any process.
+        log.warning("webhook routed without its plugin", webhook=row.id, kind=error.kind)
+    if loaded is not None and hasattr(loaded.plugin, "webhook_key"):
+        if row.keys_asked_at is not None:
+            if utc_now() - row.keys_asked_at < ASKING:
+                raise again_in("another one asks for its keys", ASK_AGAIN_SECONDS)
+            # Whoever asked has not come to its end: perhaps it died of that.
+            loaded.isolated = True
+        await webhooks.mark_keys_asked(engine.database, row.id)
+    await route(engine, row, loaded)
+    await webhooks.mark_routed(engine.database, row.id)
+
+
+async def route(engine: Engine, row: ReceivedWebhook, loaded: LoadedPlugin | None) -> int:
+    """Signal the processes that a webhook concerns.
+
+    Args:
+        engine: What all share.
+        row: The webhook.
+        loaded: Its plugin instance; None if it cannot be called.
+
+    Returns:
+        How many processes it concerns.
+    """
+    declaration = loaded.declaration if loaded else Registry.plugins.get(row.plugin)
+    if declaration is None:
+        return 0
+    slugs = [p.slug for p in declaration.processes.values() if p.receives_webhooks]
+    if not slugs:
+        return 0
+    keys = await _keys(engine, loaded, row) if loaded else None
+    async with engine.database.read() as session:
+        concerned = await processes.concerned_by(session, row.id, slugs, keys)
+    signals = asyncio.Semaphore(MOST_SIGNALS_AT_ONCE)
+
+    async def signal(community: str, name: str, process_id: str) -> None:
+        async with signals:
+            facts = (community, name, process_id, row.reference)
+            if await engine.temporal.processes.tell_of_webhook(*facts):
+                return
+            if await _start_lost(engine, declaration, process_id):
+                await engine.temporal.processes.tell_of_webhook(*facts)
+
+    await asyncio.gather(*(signal(*process) for process in concerned))
+    return len(concerned)
+
+
+async def _start_lost(engine: Engine, declaration: PluginDeclaration, process_id: str) -> bool:
+    """Start the workflow of a process again if it is lost; False if the process has ended."""
+    async with engine.database.read() as session:
+        process = await processes.get_process(session, process_id)
+    declared = declaration.processes.get(process.slug) if process is not None else None
+    if process is None or declared is None or process.status == COMPLETED:
+        return False
+    record = process.record()
+    if await engine.temporal.processes.was_ended(record):
+        return False
+    if await engine.temporal.processes.ensure(record, capabilities_of(declared), process.title):
+        await route_again(engine, process)
+    return True
+
+
+async def _keys(engine: Engine, loaded: LoadedPlugin, row: ReceivedWebhook) -> list[str] | None:
+    """The correlation keys that a plugin reads in a webhook; None: it may concern any."""
+    reader = getattr(loaded.plugin, "webhook_key", None)
+    if reader is None:
+        return None
+    request = WebhookRequest(body=row.body, headers=row.headers, query=row.query, path=row.path)
+    what = f"the webhook_key of '{loaded.declaration.name}'"
+    try:
+        keys = await noting_limits(engine, loaded, what, reader, request)
+    except UnavailableError:
+        raise
+    except EngineError:
+        return None
+    if isinstance(keys, str):
+        keys = [keys]
+    if keys is not None and not isinstance(keys, list | tuple | set | frozenset):
+        log.warning("webhook_key gave no keys", plugin=row.plugin, webhook=row.id, gave=type(keys))
+        return None
+    # No process has a key that cannot be stored.
+    return None if keys is None else list(filter(is_storable, map(plain_text, keys)))
