@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -405,9 +404,3 @@ def load_settings() -> Settings:
             for item in error.errors()
         )
         raise SettingsError(f"Settings not valid: {problems}") from None
-
-
-@functools.cache
-def current_settings() -> Settings:
-    """The settings of this process, read once."""
-    return load_settings()
