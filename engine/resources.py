@@ -11,9 +11,10 @@ from typing import Any
 
 from temporalio.client import Client
 
+from engine.connections import Connections
 from engine.errors import OutboundRefusedError
 from engine.messages import Capabilities
-from engine.outbound import Connections, OutboundPolicy
+from engine.outbound import OutboundPolicy
 from engine.schedules import Schedules
 from engine.sdk.registry import ProcessDeclaration
 from engine.settings import Settings, SettingsError

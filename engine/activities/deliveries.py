@@ -8,7 +8,6 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import httpx
@@ -19,10 +18,11 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from engine.activities.heartbeat import with_heartbeat
+from engine.connections import AsyncCheckedTransport
 from engine.errors import OutboundRefusedError
 from engine.messages import Deliver
-from engine.outbound import checked_transport
 from engine.resources import Engine, delivery_secrets
+from engine.retry_after import retry_after
 from engine.store import endpoints, outbox
 from engine.store.database import utc_now
 from engine.store.endpoints import Endpoint
@@ -32,7 +32,6 @@ log = structlog.get_logger()
 
 GONE = 410
 JITTER = 0.2
-LONGEST_WAIT = timedelta(days=1)
 DISABLED = "the endpoint is disabled: it answered 410"
 
 
@@ -50,7 +49,7 @@ class DeliveryActivities:
             lambda: asyncio.Semaphore(engine.settings.max_tries_per_host)
         )
         self._client = httpx.AsyncClient(
-            transport=checked_transport(engine.outbound),
+            transport=AsyncCheckedTransport(engine.outbound),
             timeout=engine.settings.delivery_timeout_seconds,
             follow_redirects=False,
             headers={"User-Agent": "MetagovEngine"},
@@ -90,13 +89,13 @@ class DeliveryActivities:
             raise _try_again("its host is busy", self._after(utc_now() - item.queued_at))
         async with turns:
             secrets = delivery_secrets(self._engine, covering)
-            status, error, retry_after = await self._post(item, url, secrets)
+            status, error, asked_for = await self._post(item, url, secrets)
         waited = utc_now() - item.queued_at
         days = timedelta(days=self._engine.settings.delivery_retry_days)
         over = status == GONE or waited > days
         await self._note(item, status, error, over=over)
         if error is not None and not over:
-            raise _try_again("not delivered", max(self._after(waited), retry_after))
+            raise _try_again("not delivered", max(self._after(waited), asked_for))
 
     async def _note(
         self, item: OutboxItem, status: int | None, error: str | None, over: bool
@@ -155,7 +154,8 @@ class DeliveryActivities:
                 asyncio.timeout(self._engine.settings.delivery_timeout_seconds),
                 self._client.stream("POST", url, content=body, headers=headers) as response,
             ):
-                status, retry_after = response.status_code, response.headers.get("Retry-After")
+                status = response.status_code
+                asked_for = retry_after(response.headers.get("Retry-After"), now)
         except TimeoutError:
             return None, "no answer in time", none
         except OutboundRefusedError as error:
@@ -164,7 +164,7 @@ class DeliveryActivities:
             return None, f"{type(error).__name__}: {error}", none
         if 200 <= status < 300:
             return status, None, none
-        return status, f"HTTP {status}", _asked_for(retry_after, now)
+        return status, f"HTTP {status}", timedelta(seconds=asked_for or 0)
 
 
 def _try_again(reason: str, delay: timedelta) -> ApplicationError:
@@ -174,22 +174,3 @@ def _try_again(reason: str, delay: timedelta) -> ApplicationError:
         category=ApplicationErrorCategory.BENIGN,
         next_retry_delay=delay,
     )
-
-
-def _asked_for(retry_after: str | None, now: datetime) -> timedelta:
-    """Read a Retry-After header: seconds or an HTTP date (RFC 9110, 10.2.3), at most a day."""
-    if retry_after is None:
-        return timedelta(0)
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        try:
-            moment = parsedate_to_datetime(retry_after)
-        except ValueError:
-            return timedelta(0)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        seconds = (moment - now).total_seconds()
-    if not 0 < seconds < float("inf"):
-        return timedelta(0)
-    return min(timedelta(seconds=min(seconds, 1e6)), LONGEST_WAIT)

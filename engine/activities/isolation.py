@@ -20,8 +20,9 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from engine.activities.invocation import LoadedPlugin, call, modules_of
+from engine.connections import Connections
 from engine.errors import EngineError, InvocationError, PluginCodeError, UnavailableError
-from engine.outbound import Connections, OutboundPolicy
+from engine.outbound import OutboundPolicy
 from engine.sdk.plugin import Event, InvocationContext
 from engine.sdk.process import GovernanceProcess
 from engine.sdk.registry import PluginDeclaration, Registry

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import httpx
 
+from engine.connections import Connections
 from engine.errors import (
     AuthenticationError,
     NotFoundError,
@@ -25,7 +24,7 @@ from engine.errors import (
     PluginError,
     RateLimitError,
 )
-from engine.outbound import Connections
+from engine.retry_after import limit_reset, retry_after
 
 LARGEST_RESPONSE_BYTES = 10 * 1024 * 1024
 LARGEST_ERROR_BYTES = 1024 * 1024
@@ -387,9 +386,10 @@ def status_error(response: httpx.Response, limit_reset_header: str | None = None
     reason = _reason(response)
     text = f"{_place(response.request)} answered {status}" + (f": {reason}" if reason else "")
     if status == 429:
-        wait = _retry_after(response.headers.get("Retry-After"))
+        now = datetime.now(UTC)
+        wait = retry_after(response.headers.get("Retry-After"), now)
         if wait is None and limit_reset_header:
-            wait = _until(response.headers.get(limit_reset_header))
+            wait = limit_reset(response.headers.get(limit_reset_header), now)
         return RateLimitError(text, wait)
     if status >= 500:
         return PlatformDownError(text)
@@ -423,30 +423,6 @@ def _reason(response: httpx.Response) -> str:
                 told = body[name]
                 return (told if isinstance(told, str) else json.dumps(told))[:LONGEST_REASON]
     return json.dumps(body)[:LONGEST_REASON]
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Read a Retry-After header: seconds or an HTTP date (RFC 9110, 10.2.3)."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            moment = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds()
-    return max(seconds, 0.0) if math.isfinite(seconds) else None
-
-
-def _until(value: str | None) -> float | None:
-    """Read a moment in seconds since the epoch; gives how far off it is."""
-    try:
-        moment = float(value or "")
-    except ValueError:
-        return None
-    return max(moment - datetime.now(UTC).timestamp(), 0.0) if math.isfinite(moment) else None
 
 
 def _pieces(chunk: bytes, chunk_size: int | None) -> Iterator[bytes]:

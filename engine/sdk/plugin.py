@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import structlog
 
+from engine.connections import Connections
 from engine.errors import PluginCodeError
-from engine.outbound import Connections
 from engine.sdk.http import (
     LARGEST_RESPONSE_BYTES,
     AsyncClient,

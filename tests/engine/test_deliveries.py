@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from temporalio.client import Client
 
-from engine.activities.deliveries import DeliveryActivities, _asked_for
+from engine.activities.deliveries import DeliveryActivities
 from engine.resources import driver_webhook_secrets
 from engine.store import outbox
 from engine.store.outbox import OutboxItem
@@ -479,29 +479,6 @@ async def test_pauses_double_up_to_the_longest(
     pauses = [activities._after(timedelta(seconds=waited)).total_seconds() for _ in range(200)]
     await activities.close()
     assert least * 0.8 <= min(pauses) < max(pauses) <= most * 1.2, "jittered by a fifth"
-
-
-NOW = datetime(2027, 1, 1, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        (None, 0),
-        ("120", 120),
-        ("0.5", 0.5),
-        ("Fri, 01 Jan 2027 00:02:00 GMT", 120),
-        ("Thu, 31 Dec 2026 23:59:00 GMT", 0),
-        ("-5", 0),
-        ("nan", 0),
-        ("inf", 0),
-        ("soon", 0),
-        ("1000000", 86400),
-        ("1e300", 86400),
-    ],
-)
-def test_retry_after_is_read(header: str | None, seconds: float) -> None:
-    assert _asked_for(header, NOW) == timedelta(seconds=seconds)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from engine.connections import AsyncCheckedTransport, Connections
 from engine.errors import (
     AuthenticationError,
     NotFoundError,
@@ -24,7 +25,7 @@ from engine.errors import (
     PluginError,
     RateLimitError,
 )
-from engine.outbound import Connections, OutboundPolicy, checked_transport
+from engine.outbound import OutboundPolicy
 from engine.sdk.http import HttpOptions, as_plugin_error, async_client, sync_client
 from sandbox.ports import free_ports
 from tests.servers import serve
@@ -168,7 +169,7 @@ async def test_the_connection_itself_is_checked(platform: str) -> None:
     async with async_client(HttpOptions(), Connections(PUBLIC)) as client:
         with pytest.raises(PlatformUnreachableError, match="no address that may be called"):
             await client.get(f"{by_name}/200")
-    async with httpx.AsyncClient(transport=checked_transport(PUBLIC)) as plain:
+    async with httpx.AsyncClient(transport=AsyncCheckedTransport(PUBLIC)) as plain:
         with pytest.raises(OutboundRefusedError):
             await plain.get(f"{by_name}/200")
     async with async_client(HttpOptions(), Connections(LOCAL)) as client:
@@ -182,6 +183,51 @@ def test_unreachable_proves_that_nothing_was_done() -> None:
     ):
         client.get(f"http://127.0.0.1:{free_ports(1)[0]}/")
     assert e.value.nothing_done
+
+
+ANSWERS = {
+    "silent": (b"", httpx.ReadTimeout, "did not answer in time"),
+    "no HTTP": (b"hello\r\n\r\n", httpx.RemoteProtocolError, "broke off"),
+    "a part of a body": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", httpx.ReadTimeout,
+        "did not answer in time",
+    ),
+    "a body cut off": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf!", httpx.RemoteProtocolError,
+        "broke off",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ANSWERS)
+async def test_what_breaks_off_is_told_alike_by_both_clients(how: str) -> None:
+    """Whether it breaks before the answer or within its body."""
+    sent, cause, words = ANSWERS[how]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(sent)
+        if cause is httpx.ReadTimeout:
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    options, connections = HttpOptions(timeout_seconds=0.5), Connections(LOCAL)
+
+    def ask() -> None:
+        with sync_client(options, connections) as client:
+            client.get(url)
+
+    with pytest.raises(PlatformDownError, match=words) as caught:
+        await asyncio.to_thread(ask)
+    assert isinstance(caught.value.__cause__, cause)
+    async with async_client(options, connections) as client:
+        with pytest.raises(PlatformDownError, match=words) as caught:
+            await client.get(url)
+    assert isinstance(caught.value.__cause__, cause)
+    connections.close()
+    server.close()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import engine.plugins.loomio
-from engine.outbound import Connections, OutboundPolicy
+from engine.connections import Connections
+from engine.outbound import OutboundPolicy
 from engine.plugins import (
     AuthenticationError,
     Community,

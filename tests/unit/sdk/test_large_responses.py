@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from engine.connections import Connections
 from engine.errors import AuthenticationError, PlatformDownError, RateLimitError
-from engine.outbound import Connections, OutboundPolicy
+from engine.outbound import OutboundPolicy
 from engine.sdk.http import AsyncClient, Client, HttpOptions, async_client, sync_client
 from tests.servers import serve
 
