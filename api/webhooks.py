@@ -17,14 +17,15 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from api.dependencies import EngineDependency, read_body
 from api.hand_over import StoredWebhook
 from api.problems import problem_responses
-from engine.activities.invocation import LoadedPlugin, build_plugin, call
-from engine.activities.threads import run_in_thread
 from engine.errors import (
     InvocationError,
     ResourceNotFoundError,
     SignatureError,
     is_storable,
 )
+from engine.invocations.loading import LoadedPlugin, build_plugin
+from engine.invocations.plugin_code import call
+from engine.invocations.threads import run_in_thread
 from engine.resources import Engine
 from engine.sdk.plugin import Community, Plugin
 from engine.sdk.registry import PluginDeclaration, Registry

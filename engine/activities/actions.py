@@ -9,23 +9,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from engine.activities.heartbeat import (
-    before_plugin_code,
-    give_up,
-    last_unforeseen_try,
-    try_again,
-    was_cut_off,
-    with_heartbeat,
-)
-from engine.activities.invocation import (
-    LoadedPlugin,
-    beside_plugin_code,
-    hand_out,
-    load_plugin,
-    store_effects,
-)
-from engine.activities.lost_calls import is_suspect, isolate_after_losses
-from engine.activities.pacing import paced_call
 from engine.errors import (
     EngineError,
     OutcomeUnknownError,
@@ -38,6 +21,19 @@ from engine.errors import (
     WorkerLostError,
     describe,
 )
+from engine.invocations.effects import start_deliveries, store_effects
+from engine.invocations.heartbeat import (
+    before_plugin_code,
+    give_up,
+    last_unforeseen_try,
+    try_again,
+    was_cut_off,
+    with_heartbeat,
+)
+from engine.invocations.loading import LoadedPlugin, load_plugin
+from engine.invocations.lost_calls import is_suspect, isolate_after_losses
+from engine.invocations.pacing import paced_call
+from engine.invocations.plugin_code import beside_plugin_code
 from engine.messages import PerformAction
 from engine.resources import Engine
 from engine.sdk.arguments import arguments_for
@@ -121,7 +117,7 @@ class ActionActivities:
                 )
             await self._record_failure(invocation_id, error, ours=ours)
             raise give_up(error) from None
-        await hand_out(self._engine, row.community, items)
+        await start_deliveries(self._engine, row.community, items)
 
     async def _load(self, invocation_id: str) -> tuple[Invocation, LoadedPlugin | None]:
         async with self._engine.database.read() as session:

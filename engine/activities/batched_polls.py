@@ -11,10 +11,6 @@ import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 
-from engine.activities.heartbeat import again_in, remember, remembered, with_heartbeat
-from engine.activities.invocation import LoadedPlugin, hand_out, load_plugin, store_effects
-from engine.activities.lost_calls import clear, forgive, is_suspect
-from engine.activities.pacing import noting_limits, wait_for_poll
 from engine.activities.process_calls import (
     LoadedProcess,
     as_loaded,
@@ -23,6 +19,11 @@ from engine.activities.process_calls import (
     store_change,
 )
 from engine.errors import EngineError, PluginPausedError, WorkerLostError
+from engine.invocations.effects import start_deliveries, store_effects
+from engine.invocations.heartbeat import again_in, remember, remembered, with_heartbeat
+from engine.invocations.loading import LoadedPlugin, load_plugin
+from engine.invocations.lost_calls import clear, forgive, is_suspect
+from engine.invocations.pacing import noting_limits, wait_for_poll
 from engine.messages import COMPLETED, PollTogether, ProcessRecord
 from engine.resources import Engine
 from engine.sdk.process import ProcessSnapshot
@@ -153,7 +154,7 @@ class BatchedPollActivities:
             return records, items
 
         records, items = await self._engine.database.persist(store)
-        await hand_out(self._engine, plugin.community, items)
+        await start_deliveries(self._engine, plugin.community, items)
         return records
 
 

@@ -12,19 +12,6 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from engine.activities.batched_polls import poll_together
-from engine.activities.heartbeat import (
-    before_plugin_code,
-    last_unforeseen_try,
-    with_heartbeat,
-)
-from engine.activities.invocation import (
-    LoadedPlugin,
-    build_plugin,
-    call,
-    hand_out,
-    store_effects,
-    tell_of_process,
-)
 from engine.errors import (
     AuthenticationError,
     EngineError,
@@ -33,6 +20,14 @@ from engine.errors import (
     UnavailableError,
     describe,
 )
+from engine.invocations.effects import append_record, start_deliveries, store_effects
+from engine.invocations.heartbeat import (
+    before_plugin_code,
+    last_unforeseen_try,
+    with_heartbeat,
+)
+from engine.invocations.loading import LoadedPlugin, build_plugin
+from engine.invocations.plugin_code import call
 from engine.messages import ApplyChange, ProcessRecord
 from engine.resources import Engine
 from engine.schedules import TaskSchedule
@@ -304,7 +299,7 @@ class CommunityActivities:
                         f"'{instance.community}' while the process was pending",
                     }
                 )
-                items += await tell_of_process(session, process)
+                items += await append_record(session, process)
                 records.append(process.record())
         return items, records
 
@@ -332,7 +327,7 @@ class CommunityActivities:
         self, community: str, items: list[str], records: list[ProcessRecord]
     ) -> None:
         """Bring Temporal in line with the database."""
-        await hand_out(self._engine, community, items)
+        await start_deliveries(self._engine, community, items)
         for record in records:
             await self._engine.temporal.processes.tell_to_reload(record)
         wanted = {task.id: task for task in await tasks_of(self._engine, community)}

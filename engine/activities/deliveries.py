@@ -17,9 +17,9 @@ from standardwebhooks import Webhook
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from engine.activities.heartbeat import with_heartbeat
 from engine.connections import AsyncCheckedTransport
 from engine.errors import OutboundRefusedError
+from engine.invocations.heartbeat import with_heartbeat
 from engine.messages import Deliver
 from engine.resources import Engine, delivery_secrets
 from engine.retry_after import retry_after

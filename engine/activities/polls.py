@@ -10,10 +10,6 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from engine.activities.heartbeat import again_in, with_heartbeat
-from engine.activities.invocation import hand_out
-from engine.activities.lost_calls import clear
-from engine.activities.pacing import noting_limits, wait_for_poll
 from engine.activities.process_calls import (
     DoneBefore,
     LoadedProcess,
@@ -29,6 +25,10 @@ from engine.errors import (
     StateConflictError,
     WorkerLostError,
 )
+from engine.invocations.effects import start_deliveries
+from engine.invocations.heartbeat import again_in, with_heartbeat
+from engine.invocations.lost_calls import clear
+from engine.invocations.pacing import noting_limits, wait_for_poll
 from engine.messages import InvocationOutcome, PollProcess
 from engine.resources import Engine
 from engine.sdk.process import ProcessSnapshot
@@ -79,7 +79,7 @@ class PollActivities:
             self._engine, poll.process_id, poll.invocation_id, counts_losses=poll.notes_ends
         )
         if isinstance(loaded, DoneBefore):
-            await hand_out(self._engine, loaded.outcome.record.community, loaded.items)
+            await start_deliveries(self._engine, loaded.outcome.record.community, loaded.items)
             return loaded.outcome
         if activity.info().attempt == 1:
             raise self._no_news(loaded, waited=poll.polled_seconds)

@@ -10,16 +10,10 @@ from typing import Any
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.activities.invocation import (
-    LoadedPlugin,
-    hand_out,
-    load_plugin,
-    modules_of,
-    store_effects,
-    tell_of_process,
-)
-from engine.activities.lost_calls import clear, is_suspect
 from engine.errors import PluginCodeError, StateConflictError
+from engine.invocations.effects import append_record, start_deliveries, store_effects
+from engine.invocations.loading import LoadedPlugin, load_plugin, modules_of
+from engine.invocations.lost_calls import clear, is_suspect
 from engine.messages import COMPLETED, InvocationOutcome, ProcessRecord
 from engine.resources import Engine
 from engine.sdk.parameters import Parameters
@@ -263,7 +257,7 @@ async def commit(
 
     record, items = await engine.database.persist(store)
     await clear(engine, mark)
-    await hand_out(engine, record.community, items)
+    await start_deliveries(engine, record.community, items)
     return InvocationOutcome(record)
 
 
@@ -289,10 +283,10 @@ async def end_process(
             return row.record(), []
         row.webhooks_left_out += webhooks_left_out
         row.complete({"code": code, "message": message})
-        return row.record(), await tell_of_process(session, row)
+        return row.record(), await append_record(session, row)
 
     record, items = await engine.database.persist(store)
-    await hand_out(engine, record.community, items)
+    await start_deliveries(engine, record.community, items)
     return record
 
 
@@ -317,7 +311,7 @@ async def store_change(
     """
     told = _tells_driver(row, snapshot, method)
     _apply(row, snapshot, state)
-    return await tell_of_process(session, row) if told else []
+    return await append_record(session, row) if told else []
 
 
 async def lock(session: AsyncSession, process_id: str) -> GovernanceProcess:

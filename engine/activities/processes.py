@@ -9,16 +9,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from engine.activities.heartbeat import (
-    again_in,
-    before_plugin_code,
-    last_unforeseen_try,
-    try_again,
-    was_cut_off,
-    with_heartbeat,
-)
-from engine.activities.invocation import beside_plugin_code, hand_out, tell_of_process
-from engine.activities.pacing import noting_limits, paced_call
 from engine.activities.process_calls import (
     DoneBefore,
     LoadedProcess,
@@ -44,6 +34,17 @@ from engine.errors import (
     WorkerLostError,
     describe,
 )
+from engine.invocations.effects import append_record, start_deliveries
+from engine.invocations.heartbeat import (
+    again_in,
+    before_plugin_code,
+    last_unforeseen_try,
+    try_again,
+    was_cut_off,
+    with_heartbeat,
+)
+from engine.invocations.pacing import noting_limits, paced_call
+from engine.invocations.plugin_code import beside_plugin_code
 from engine.messages import (
     COMPLETED,
     EndProcess,
@@ -155,7 +156,7 @@ class ProcessActivities:
         except EngineError as error:
             return await self._failed(invocation, error, None)
         if isinstance(loaded, DoneBefore):
-            await hand_out(self._engine, loaded.outcome.record.community, loaded.items)
+            await start_deliveries(self._engine, loaded.outcome.record.community, loaded.items)
             return loaded.outcome
         if invocation.method == "receive_webhook" and webhook is None:
             log.warning("no such webhook", webhook=invocation.webhook_id)
@@ -354,7 +355,7 @@ class ProcessActivities:
         record = outcome.record
         if outcome.failure is None:
             log.info("another try has ended well", process=record.id, method=invocation.method)
-            await hand_out(self._engine, record.community, items)
+            await start_deliveries(self._engine, record.community, items)
             return outcome
         log.warning(
             "process invocation failed",
@@ -364,7 +365,7 @@ class ProcessActivities:
             kind=error.kind,
             detail=error.detail,
         )
-        await hand_out(self._engine, record.community, items)
+        await start_deliveries(self._engine, record.community, items)
         return outcome
 
     async def _store_failure(
@@ -379,7 +380,7 @@ class ProcessActivities:
         items: list[str] = []
         if row.status != COMPLETED and isinstance(error, WorkerLostError):
             row.complete({"code": error.kind, "message": error.detail})
-            items = await tell_of_process(session, row)
+            items = await append_record(session, row)
         elif row.status != COMPLETED and invocation.method == "start":
             row.complete(
                 {
@@ -389,7 +390,7 @@ class ProcessActivities:
                 }
             )
             # A start that failed is told by the request's own answer.
-            items = await tell_of_process(session, row) if unknown else []
+            items = await append_record(session, row) if unknown else []
             if error.status == UnavailableError.status:
                 await invocations.forget_key(session, row.id)
         if invocation.method == "receive_webhook":

@@ -7,16 +7,17 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from engine.activities.heartbeat import give_up, try_again, with_heartbeat
-from engine.activities.invocation import hand_out, load_plugin, store_effects
-from engine.activities.lost_calls import clear, is_suspect
-from engine.activities.pacing import paced_call
 from engine.errors import (
     EngineError,
     PluginPausedError,
     StateConflictError,
     WorkerLostError,
 )
+from engine.invocations.effects import start_deliveries, store_effects
+from engine.invocations.heartbeat import give_up, try_again, with_heartbeat
+from engine.invocations.loading import load_plugin
+from engine.invocations.lost_calls import clear, is_suspect
+from engine.invocations.pacing import paced_call
 from engine.messages import RunTask
 from engine.resources import Engine
 from engine.store import communities, invocations
@@ -59,7 +60,7 @@ class ProducerActivities:
             done = await invocations.get_invocation(session, key)
             if done is not None:
                 items = (done.result or {}).get("items", [])
-                await hand_out(self._engine, instance.community, items)
+                await start_deliveries(self._engine, instance.community, items)
                 return
             # Its runs are many, and each is lost once only.
             lost_as = f"task:{task.instance_id}:{task.task}"
@@ -118,4 +119,4 @@ class ProducerActivities:
         log.info(
             "task ran", community=instance.community, task=name, events=len(loaded.context.events)
         )
-        await hand_out(self._engine, instance.community, items)
+        await start_deliveries(self._engine, instance.community, items)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.activities.invocation import hand_out, tell_of_process, telling_id
+from engine.invocations.effects import append_record, record_item_id, start_deliveries
 from engine.messages import COMPLETED, CREATED, ProcessRecord
 from engine.resources import Engine
 from engine.store import communities, epochs, outbox, outside, processes, restoring
@@ -138,14 +138,14 @@ async def complete_from_result(engine: Engine, row: GovernanceProcess) -> bool:
                 session, present, found_by=restoring.TEMPORAL, at_once=False
             )
         _take(stored, record)
-        return await tell_of_process(session, stored)
+        return await append_record(session, stored)
 
     async with engine.database.write() as session:
         items = await complete(session)
     if items is None:
         return False
     log.warning("process completed as its workflow has", process=row.id, name=row.name)
-    await hand_out(engine, row.community, items)
+    await start_deliveries(engine, row.community, items)
     return True
 
 
@@ -188,8 +188,8 @@ async def _put_back(engine: Engine, record: ProcessRecord) -> bool:
         )
         _take(row, record)
         session.add(row)
-        if await outbox.get_item(session, telling_id(row.id, row.updated_at)) is None:
-            await tell_of_process(session, row)
+        if await outbox.get_item(session, record_item_id(row.id, row.updated_at)) is None:
+            await append_record(session, row)
     return True
 
 

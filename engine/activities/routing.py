@@ -13,9 +13,6 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from engine.activities.heartbeat import again_in, try_again
-from engine.activities.invocation import LoadedPlugin, load_plugin
-from engine.activities.pacing import noting_limits
 from engine.errors import (
     EngineError,
     PluginPausedError,
@@ -23,6 +20,9 @@ from engine.errors import (
     is_storable,
     plain_text,
 )
+from engine.invocations.heartbeat import again_in, try_again
+from engine.invocations.loading import LoadedPlugin, load_plugin
+from engine.invocations.pacing import noting_limits
 from engine.messages import COMPLETED
 from engine.resources import Engine, capabilities_of
 from engine.sdk.registry import PluginDeclaration, Registry

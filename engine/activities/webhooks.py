@@ -14,21 +14,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from engine.activities.heartbeat import (
-    again_in,
-    give_up,
-    last_unforeseen_try,
-    try_again,
-    with_heartbeat,
-)
-from engine.activities.invocation import (
-    LoadedPlugin,
-    hand_out,
-    load_plugin,
-    store_effects,
-)
-from engine.activities.lost_calls import clear, is_suspect
-from engine.activities.pacing import noting_limits
 from engine.activities.routing import route, route_up_to, turn
 from engine.errors import (
     EngineError,
@@ -37,6 +22,17 @@ from engine.errors import (
     WorkerLostError,
     describe,
 )
+from engine.invocations.effects import start_deliveries, store_effects
+from engine.invocations.heartbeat import (
+    again_in,
+    give_up,
+    last_unforeseen_try,
+    try_again,
+    with_heartbeat,
+)
+from engine.invocations.loading import LoadedPlugin, load_plugin
+from engine.invocations.lost_calls import clear, is_suspect
+from engine.invocations.pacing import noting_limits
 from engine.messages import ReceiveWebhook
 from engine.resources import Engine
 from engine.sdk.webhook import WebhookRequest
@@ -218,7 +214,9 @@ class WebhookActivities:
             )
             return items
 
-        await hand_out(self._engine, row.community, await self._engine.database.persist(store))
+        await start_deliveries(
+            self._engine, row.community, await self._engine.database.persist(store)
+        )
 
     async def _route_lost(self, row: ReceivedWebhook, enabled: EnabledInstance, mark: str) -> None:
         """Signal the processes of a webhook whose receiver is not called any more."""

@@ -14,12 +14,12 @@ import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from engine.activities.heartbeat import CUT_OFF, ENDED, with_heartbeat
-from engine.activities.invocation import LoadedPlugin, load_plugin
-from engine.activities.lost_calls import is_suspect
-from engine.activities.pacing import noting_limits
 from engine.activities.process_calls import LoadedProcess, load_process
 from engine.errors import PluginCodeError, RateLimitError, WorkerLostError
+from engine.invocations.heartbeat import CUT_OFF, ENDED, with_heartbeat
+from engine.invocations.loading import LoadedPlugin, load_plugin
+from engine.invocations.lost_calls import is_suspect
+from engine.invocations.pacing import noting_limits
 from engine.sdk.parameters import Parameters
 from engine.sdk.webhook import WebhookRequest
 from engine.store import communities, pacing
@@ -159,7 +159,7 @@ async def test_a_process_that_never_came_to_the_call_has_done_nothing(
     action, start = "action/durable.once", "process/durable.blind"
     asked: dict[str, dict[str, Any]] = {action: {"parameters": {"id": "a"}}, start: {"id": "v"}}
     with monkeypatch.context() as patched:
-        patched.setattr("engine.activities.isolation.START_SECONDS", 0.01)
+        patched.setattr("engine.invocations.isolation.START_SECONDS", 0.01)
         assert [await ask(*item) for item in asked.items()] == [503, 503]
     assert [await ask(*item) for item in asked.items()] == [200, 202]
     lines = (tmp_path / "platform").read_text().splitlines()

@@ -20,8 +20,8 @@ from temporalio.service import RPCError
 
 from engine.activities import reconciliation
 from engine.activities.communities import withdraw_abandoned_changes
-from engine.activities.invocation import telling_id
 from engine.activities.reconciliation import ReconciliationActivities
+from engine.invocations.effects import record_item_id
 from engine.messages import Capabilities, process_workflow_id
 from engine.resources import Engine, open_engine
 from engine.schedules import TaskSchedule
@@ -168,7 +168,7 @@ async def test_a_row_that_is_behind_its_workflow_ends_as_it_did(alone: RunningEn
     ended = (await alone.http.delete(started.headers["location"])).json()
     async with alone.engine.database.write() as session:
         row = await session.get_one(GovernanceProcess, ended["id"])
-        told = telling_id(row.id, row.updated_at)
+        told = record_item_id(row.id, row.updated_at)
         await session.delete(await session.get_one(OutboxItem, told))
         row.status, row.outcome, row.completed_at = "pending", {}, None
         row.updated_at = row.created_at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.activities.invocation import modules_of
+from engine.invocations.loading import modules_of
 from engine.sdk.registry import Registry
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from engine.activities.threads import run_in_loop, run_in_thread
+from engine.invocations.threads import run_in_loop, run_in_thread
 from tests.servers import eventually
 
 NAME = contextvars.ContextVar("NAME", default="")

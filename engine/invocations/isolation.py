@@ -19,9 +19,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 from weakref import WeakValueDictionary
 
-from engine.activities.invocation import LoadedPlugin, call, modules_of
 from engine.connections import Connections
 from engine.errors import EngineError, InvocationError, PluginCodeError, UnavailableError
+from engine.invocations.loading import LoadedPlugin, modules_of
+from engine.invocations.plugin_code import call
 from engine.outbound import OutboundPolicy
 from engine.sdk.plugin import Event, InvocationContext
 from engine.sdk.process import GovernanceProcess

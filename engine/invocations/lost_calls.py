@@ -8,9 +8,10 @@ import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 
-from engine.activities.heartbeat import remember, remembered, was_just_lost
-from engine.activities.invocation import LoadedPlugin, hand_out
 from engine.errors import WorkerLostError
+from engine.invocations.effects import start_deliveries
+from engine.invocations.heartbeat import remember, remembered, was_just_lost
+from engine.invocations.loading import LoadedPlugin
 from engine.resources import Engine
 from engine.store import lost_calls, outbox, pacing
 from engine.store.communities import EnabledInstance
@@ -143,7 +144,7 @@ async def _count(
         return
     log.error("plugin paused: its calls take workers down", until=until.isoformat(), **facts)
     if item is not None:
-        await hand_out(engine, community, [item])
+        await start_deliveries(engine, community, [item])
     raise WorkerLostError(
         f"A call of the plugin '{plugin}' took its worker down {lost} times; it is not made again"
     )

@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from engine.activities.heartbeat import again_in, remember, remembered
-from engine.activities.invocation import LoadedPlugin, call
-from engine.activities.isolation import CallLostError, call_isolated
-from engine.activities.lost_calls import count_loss
 from engine.errors import RateLimitError
+from engine.invocations.heartbeat import again_in, remember, remembered
+from engine.invocations.isolation import CallLostError, call_isolated
+from engine.invocations.loading import LoadedPlugin
+from engine.invocations.lost_calls import count_loss
+from engine.invocations.plugin_code import call
 from engine.resources import Engine
 from engine.store import pacing
 from engine.store.database import utc_now
