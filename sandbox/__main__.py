@@ -10,9 +10,10 @@ from sandbox import (
     loomio,
     opencollective,
     opencollective_things,
-    twitter,
-    twitter_tweets,
 )
+from sandbox.serving import serve_in_thread
+from sandbox.twitter.api import create_app as twitter_app
+from sandbox.twitter.state import ACCOUNT, USER_BEARER, TwitterTwin
 
 
 def main() -> None:
@@ -21,15 +22,14 @@ def main() -> None:
         group = stack.enter_context(loomio.LoomioTwin().at(9292))
         forum = stack.enter_context(discourse.DiscourseTwin().at(9293))
         collective = stack.enter_context(opencollective.OpenCollectiveTwin().at(9294))
-        timeline = stack.enter_context(twitter.TwitterTwin().at(9295))
+        timeline = stack.enter_context(serve_in_thread(twitter_app(TwitterTwin()), 9295))
         print(
             f"Loomio twin: {group.base_url}  API key: {loomio.API_KEY}  group: {loomio.GROUP}\n"
             f"Discourse twin: {forum.base_url}  API key: {discourse.API_KEY}  "
             f"user: {discourse.BOT}  webhook secret: {discourse.WEBHOOK_KEY}\n"
             f"Open Collective twin: {collective.base_url}  token: {opencollective.API_KEY}  "
             f"collective: {opencollective_things.SLUG}\n"
-            f"X twin: {timeline.base_url}  bearer token: {twitter.USER_BEARER}  "
-            f"account: {twitter_tweets.ACCOUNT}\n"
+            f"X twin: {timeline}  bearer token: {USER_BEARER}  account: {ACCOUNT}\n"
             "Ctrl-C stops them.",
             flush=True,
         )

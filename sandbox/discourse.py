@@ -24,8 +24,8 @@ from fastapi import FastAPI
 
 from sandbox.discourse_api import add_gate, add_members, add_polls, add_posts, add_users
 from sandbox.discourse_polls import TwinPoll, as_text, digest, parse, user
-from sandbox.people import RefusedError, add_clock
-from sandbox.serving import ServedTwin, listen, url_of
+from sandbox.served import ServedTwin, add_clock, listen, url_of
+from sandbox.twin import RefusedError
 
 API_KEY = "discourse-twin-api-key"
 BOT = "governance-bot"

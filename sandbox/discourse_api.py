@@ -12,7 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from sandbox.discourse_polls import listed, show, user
-from sandbox.people import RefusedError, act, broken, is_for_people, page, read_form
+from sandbox.people import act, broken, is_for_people, page, read_form
+from sandbox.twin import RefusedError
 
 if TYPE_CHECKING:
     from sandbox.discourse import DiscourseTwin, Post

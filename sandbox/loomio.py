@@ -35,7 +35,7 @@ from sandbox.loomio_polls import (
     on_the_hour,
 )
 from sandbox.loomio_webhooks import EVENT_KINDS, GROUP_NAME, News, webhook_body
-from sandbox.serving import ServedTwin, listen, url_of
+from sandbox.served import ServedTwin, listen, url_of
 
 __all__ = [
     "API_KEY",

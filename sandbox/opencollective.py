@@ -34,8 +34,7 @@ from sandbox.opencollective_things import (
     counts,
     webhook_body,
 )
-from sandbox.people import add_clock
-from sandbox.serving import ServedTwin, listen, url_of
+from sandbox.served import ServedTwin, add_clock, listen, url_of
 
 API_KEY = "opencollective-twin-token"
 SCOPES = frozenset({"account", "conversations", "expenses", "updates", "webhooks"})

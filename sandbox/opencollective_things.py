@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from sandbox.opencollective_schema import WEBHOOK_TYPES
-from sandbox.people import RefusedError
+from sandbox.twin import RefusedError
 
 SLUG = "example-collective"
 LEGACY_ID = 7

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Annotated, TypeAlias
 from urllib.parse import parse_qsl
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.datastructures import ImmutableMultiDict
 
-from sandbox.serving import ServedTwin
+from sandbox.serving import served_twin
+from sandbox.twin import RefusedError, Twin
 
-Form = ImmutableMultiDict[str, str]
+
+async def read_form(request: Request) -> ImmutableMultiDict[str, str]:
+    """Read what a form has sent."""
+    return ImmutableMultiDict(parse_qsl((await request.body()).decode()))
 
 
-class RefusedError(Exception):
-    """What a request asks for is not done; the sentence says why."""
+Form: TypeAlias = Annotated[ImmutableMultiDict[str, str], Depends(read_form)]
+
+clock = APIRouter()
+
+
+@clock.post("/sandbox/clock")
+async def advance_clock(form: Form, twin: Annotated[Twin, Depends(served_twin)]) -> Response:
+    """Put the twin's clock forward, by ``advance_seconds``."""
+
+    def advance() -> None:
+        twin.skew += timedelta(seconds=float(form["advance_seconds"]))
+        twin.expire()
+
+    return act(advance)
 
 
 def is_for_people(request: Request) -> bool:
@@ -24,7 +41,7 @@ def is_for_people(request: Request) -> bool:
     return request.url.path == "/" or request.url.path.startswith("/sandbox/")
 
 
-def page(twin: ServedTwin, name: str, *parts: str) -> Response:
+def page(twin: Twin, name: str, *parts: str) -> Response:
     """Make a twin's page.
 
     Args:
@@ -40,11 +57,6 @@ def page(twin: ServedTwin, name: str, *parts: str) -> Response:
         "<style>body{font:1rem sans-serif;max-width:45rem;margin:2rem auto}</style>"
         f"<h1>{name} twin</h1><p>It is {twin.now():%F %T} UTC here.</p>{''.join(parts)}"
     )
-
-
-async def read_form(request: Request) -> Form:
-    """Read what a form has sent."""
-    return ImmutableMultiDict(parse_qsl((await request.body()).decode()))
 
 
 def act(does: Callable[[], object]) -> Response:
@@ -64,20 +76,6 @@ def act(does: Callable[[], object]) -> Response:
     except (RefusedError, ValueError) as error:
         return JSONResponse({"errors": [str(error)]}, 422)
     return RedirectResponse("/", 303)
-
-
-def add_clock(app: FastAPI, twin: ServedTwin) -> None:
-    """Let the twin's clock be put forward, by ``advance_seconds``."""
-
-    @app.post("/sandbox/clock")
-    async def clock(request: Request) -> Response:
-        form = await read_form(request)
-
-        def advance() -> None:
-            twin.skew += timedelta(seconds=float(form["advance_seconds"]))
-            twin.expire()
-
-        return act(advance)
 
 
 def broken(status: int) -> Response:

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from sandbox.twitter import APP_BEARER, KEYS, USER_BEARER, TwitterTwin
-from sandbox.twitter_tweets import ACCOUNT
+from sandbox.twitter.api import create_app
+from sandbox.twitter.state import ACCOUNT, APP_BEARER, KEYS, USER_BEARER, TwitterTwin
 from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually, serve
 
@@ -22,7 +22,7 @@ APP = {"bearer_token": APP_BEARER, "username": ACCOUNT}
 @pytest.fixture
 async def twin() -> AsyncIterator[TwitterTwin]:
     twin = TwitterTwin()
-    async with serve(twin.app) as url:
+    async with serve(create_app(twin)) as url:
         twin.base_url = url
         yield twin
 

@@ -18,7 +18,7 @@ import pytest
 from sandbox.discourse import API_KEY, BOT, WEBHOOK_KEY, DiscourseTwin
 from sandbox.discourse_api import POST_FIELDS
 from sandbox.discourse_polls import as_text, digest
-from sandbox.people import RefusedError
+from sandbox.twin import RefusedError
 from tests.conftest import REPOSITORY
 from tests.servers import serve
 

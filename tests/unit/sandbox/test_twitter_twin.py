@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from engine.plugins.twitter.signing import OAuth1
-from sandbox.twitter import APP_BEARER, KEYS, USER_BEARER, TwitterTwin
-from sandbox.twitter_tweets import ACCOUNT
+from sandbox.twitter.api import create_app
+from sandbox.twitter.state import ACCOUNT, APP_BEARER, KEYS, USER_BEARER, TwitterTwin
 from tests.servers import serve
 
 Twin = tuple[TwitterTwin, httpx.AsyncClient]
@@ -26,7 +26,7 @@ def examples(contracts: Path) -> dict[str, Any]:
 @pytest.fixture
 async def twin() -> AsyncIterator[Twin]:
     twin = TwitterTwin()
-    async with serve(twin.app) as url:
+    async with serve(create_app(twin)) as url:
         twin.base_url = url
         headers = {"Authorization": f"Bearer {USER_BEARER}"}
         async with httpx.AsyncClient(base_url=url, headers=headers) as client:

@@ -1,27 +1,16 @@
-"""A twin of X (API v2): an account, its posts, and others who mention it.
-
-It answers as the platform does: OAuth 1.0a signatures and bearer tokens, of which app-only ones may
-not post; a text twice in a row is a 403; limits of each route for 15 minutes, told in headers. What
-people do in their browsers, and what tests turn, stands below ``/sandbox``; the first page lists
-the posts.
-"""
+"""What the X twin remembers: users, posts, keys, and how often each route was asked."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Annotated, Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-import typer
-import uvicorn
-from fastapi import FastAPI
+from sandbox.twin import RefusedError, Twin
 
-from sandbox.people import add_clock
-from sandbox.serving import ServedTwin, listen, url_of
-from sandbox.twitter_api import add_gate, add_people, add_tweets, add_users
-from sandbox.twitter_signatures import Verifier
-from sandbox.twitter_tweets import ACCOUNT, PostRefusedError, Tweet
-
+ACCOUNT = "governance_bot"
 KEYS = {
     "consumer_key": "twitter-twin-consumer-key",
     "consumer_secret": "twitter-twin-consumer-secret",
@@ -38,8 +27,33 @@ LIMIT_ELSEWHERE = 900
 WINDOW_SECONDS = 900
 
 
-class TwitterTwin(ServedTwin):
-    """The twin's state and its application; as a context manager, it runs in a thread.
+class ForbiddenError(RefusedError):
+    """What only others may do, or nobody twice in a row."""
+
+
+@dataclass
+class Tweet:
+    """A post.
+
+    Attributes:
+        id: Its number.
+        author: Who wrote it.
+        text: Its text.
+        created_at: When it was made.
+        replies_to: Which one it answers.
+        quotes: Which one it quotes.
+    """
+
+    id: int
+    author: str
+    text: str
+    created_at: datetime
+    replies_to: int | None = None
+    quotes: int | None = None
+
+
+class TwitterTwin(Twin):
+    """X, as far as the twin has it.
 
     Args:
         base_url: Under which its links lead to it; set anew where it is run.
@@ -54,11 +68,9 @@ class TwitterTwin(ServedTwin):
     """
 
     def __init__(self, base_url: str = "http://127.0.0.1:9295") -> None:
-        super().__init__()
-        self.base_url = base_url
+        super().__init__(base_url)
         self.keys = dict(KEYS)
         self.bearers = {USER_BEARER: True, APP_BEARER: False}
-        self.verifier = Verifier(self.keys)
         self.limits = dict(LIMITS)
         self.rate_limited = 0
         self.failures: list[int] = []
@@ -67,13 +79,6 @@ class TwitterTwin(ServedTwin):
         self.users = dict(enumerate((ACCOUNT, "ada", "grace", "linus"), 1001))
         self.tweets: dict[int, Tweet] = {}
         self._next = FIRST_ID
-        self.app = FastAPI(title="X twin", lifespan=self.alive, docs_url=None, redoc_url=None)
-        self.app.state.twin = self
-        for add in (add_gate, add_tweets, add_users, add_people, add_clock):
-            add(self.app, self)
-
-    def expire(self) -> None:
-        """Nothing here ends by itself."""
 
     def limit(self, route: str) -> tuple[int, int, int]:
         """Count a request.
@@ -109,20 +114,19 @@ class TwitterTwin(ServedTwin):
             The post.
 
         Raises:
-            PostRefusedError: It is not taken.
+            ForbiddenError: It says what the last one said.
+            RefusedError: It is not taken.
         """
         if author not in self.users.values():
-            raise PostRefusedError(f"There is no user {author!r}.")
+            raise RefusedError(f"There is no user {author!r}.")
         if not text or len(text) > LONGEST_TEXT:
-            raise PostRefusedError("One or more parameters to your request was invalid.")
+            raise RefusedError("One or more parameters to your request was invalid.")
         for other in (replies_to, quotes):
             if other is not None and other not in self.tweets:
-                raise PostRefusedError("You attempted to reply to a Tweet that is deleted.")
+                raise RefusedError("You attempted to reply to a Tweet that is deleted.")
         own = [tweet for tweet in self.tweets.values() if tweet.author == author]
         if own and own[-1].text == text:
-            raise PostRefusedError(
-                "You are not allowed to create a Tweet with duplicate content.", 403
-            )
+            raise ForbiddenError("You are not allowed to create a Tweet with duplicate content.")
         made = Tweet(self._next, author, text, self.now(), replies_to, quotes)
         self.tweets[made.id] = made
         self._next += 1
@@ -136,11 +140,11 @@ class TwitterTwin(ServedTwin):
             tweet_id: Which one.
 
         Raises:
-            PostRefusedError: It is somebody else's.
+            ForbiddenError: It is somebody else's.
         """
         found = self.tweets.get(tweet_id)
         if found is not None and found.author != author:
-            raise PostRefusedError("You are not authorized to delete this Tweet.", 403)
+            raise ForbiddenError("You are not authorized to delete this Tweet.")
         self.tweets.pop(tweet_id, None)
 
     def timeline(self, user: str) -> list[Tweet]:
@@ -179,17 +183,3 @@ class TwitterTwin(ServedTwin):
         kinds = {"replied_to": tweet.replies_to, "quoted": tweet.quotes}
         references = [{"type": kind, "id": str(other)} for kind, other in kinds.items() if other]
         return shown | ({"referenced_tweets": references} if references else {})
-
-
-def main(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback.")] = 9295,
-) -> None:
-    """Run the twin on loopback; people post at its first page."""
-    listener = listen(port)
-    twin = TwitterTwin(url_of(listener))
-    typer.echo(f"X twin: {twin.base_url}  bearer token: {USER_BEARER}  account: {ACCOUNT}")
-    uvicorn.Server(uvicorn.Config(twin.app, log_level="warning")).run([listener])
-
-
-if __name__ == "__main__":
-    typer.run(main)
