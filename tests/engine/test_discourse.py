@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sandbox.discourse import API_KEY, BOT, WEBHOOK_KEY, DiscourseTwin
+from sandbox.discourse.api import create_app
+from sandbox.discourse.state import API_KEY, BOT, WEBHOOK_KEY, DiscourseTwin
 from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually, serve
 
@@ -18,7 +19,7 @@ pytestmark = one_database
 @pytest.fixture
 async def twin() -> AsyncIterator[DiscourseTwin]:
     twin = DiscourseTwin()
-    async with serve(twin.app) as url:
+    async with serve(create_app(twin)) as url:
         twin.base_url = url
         yield twin
 

@@ -13,7 +13,7 @@ from engine.plugins.discourse.plugin import Discourse
 from engine.plugins.discourse.poll import is_closed, markup, names_of, option_id, outcome_of
 from engine.plugins.discourse.schemas import OUTCOME, POLL
 from engine.sdk.parameters import fill_defaults, validate
-from sandbox.discourse_polls import parse
+from sandbox.discourse.polls import parse
 
 NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
 

@@ -15,9 +15,9 @@ import httpx
 import jsonschema
 import pytest
 
-from sandbox.discourse import API_KEY, BOT, WEBHOOK_KEY, DiscourseTwin
-from sandbox.discourse_api import POST_FIELDS
-from sandbox.discourse_polls import as_text, digest
+from sandbox.discourse.api import POST_FIELDS, create_app
+from sandbox.discourse.polls import as_text, digest
+from sandbox.discourse.state import API_KEY, BOT, WEBHOOK_KEY, DiscourseTwin
 from sandbox.twin import RefusedError
 from tests.conftest import REPOSITORY
 from tests.servers import serve
@@ -34,7 +34,7 @@ def discourse(contracts: Path) -> Path:
 @pytest.fixture
 async def twin() -> AsyncIterator[Twin]:
     twin = DiscourseTwin()
-    async with serve(twin.app) as url:
+    async with serve(create_app(twin)) as url:
         twin.base_url = url
         headers = {"Api-Key": API_KEY, "Api-Username": BOT}
         async with httpx.AsyncClient(base_url=url, headers=headers) as client:

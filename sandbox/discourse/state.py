@@ -1,10 +1,4 @@
-"""A twin of Discourse: topics, posts, users and polls, with state, and members who vote.
-
-It answers as the platform does: option ids that are MD5 sums, results that are hidden, a status
-that follows the closing time late, posts held for review, signed webhooks without any for votes.
-What members do in their browsers, and what tests turn, stands below ``/sandbox``; the first page
-lists the polls, with buttons.
-"""
+"""What the Discourse twin remembers: topics, posts with their polls, users and webhooks."""
 
 from __future__ import annotations
 
@@ -16,16 +10,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-import uvicorn
-from fastapi import FastAPI
-
-from sandbox.discourse_api import add_gate, add_members, add_polls, add_posts, add_users
-from sandbox.discourse_polls import TwinPoll, as_text, digest, parse, user
-from sandbox.served import ServedTwin, add_clock, listen, url_of
-from sandbox.twin import RefusedError
+from sandbox.discourse.polls import TwinPoll, as_text, digest, parse, show, user
+from sandbox.twin import RefusedError, Twin
 
 API_KEY = "discourse-twin-api-key"
 BOT = "governance-bot"
@@ -85,8 +73,8 @@ class Topic:
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "topic"
 
 
-class DiscourseTwin(ServedTwin):
-    """The twin's state and its application; as a context manager, it runs in a thread.
+class DiscourseTwin(Twin):
+    """Discourse, as far as the twin has it.
 
     Args:
         base_url: Under which its links lead to it; set anew where it is run.
@@ -110,8 +98,7 @@ class DiscourseTwin(ServedTwin):
         job_lag: timedelta = timedelta(0),
         reviews: bool = False,
     ) -> None:
-        super().__init__()
-        self.base_url = base_url
+        super().__init__(base_url)
         self.api_key = API_KEY
         self.job_lag = job_lag
         self.reviews = reviews
@@ -127,12 +114,6 @@ class DiscourseTwin(ServedTwin):
         self.user_fields: dict[str, dict[str, str]] = {}
         self._next = 40
         self._events = 1000
-        self.app = FastAPI(
-            title="Discourse twin", lifespan=self.alive, docs_url=None, redoc_url=None
-        )
-        self.app.state.twin = self
-        for add in (add_gate, add_posts, add_polls, add_users, add_members, add_clock):
-            add(self.app, self)
 
     def new_id(self) -> int:
         """A fresh number."""
@@ -290,8 +271,6 @@ class DiscourseTwin(ServedTwin):
             "locked": post.locked,
         }
         if post.poll is not None:
-            from sandbox.discourse_polls import show
-
             voted = caller in post.poll.votes
             shown["polls"] = [show(post.poll, self.now(), staff=caller == "system", voted=voted)]
             if voted:
@@ -335,20 +314,3 @@ class DiscourseTwin(ServedTwin):
                     "User-Agent": "Discourse/2026.8.0",
                 },
             )
-
-
-def main(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback.")] = 9293,
-    job_lag_seconds: Annotated[
-        float, typer.Option(min=0, help="How late the background job closes polls.")
-    ] = 0,
-) -> None:
-    """Run the twin on loopback, to vote by hand at its first page."""
-    listener = listen(port)
-    twin = DiscourseTwin(url_of(listener), job_lag=timedelta(seconds=job_lag_seconds))
-    typer.echo(f"Discourse twin: {twin.base_url}  API key: {API_KEY}  user: {BOT}")
-    uvicorn.Server(uvicorn.Config(twin.app, log_level="warning")).run([listener])
-
-
-if __name__ == "__main__":
-    typer.run(main)
