@@ -5,33 +5,37 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
-from sandbox import (
-    loomio,
-    opencollective,
-    opencollective_things,
-)
-from sandbox.discourse.api import create_app as discourse_app
-from sandbox.discourse.state import API_KEY as DISCOURSE_KEY
-from sandbox.discourse.state import BOT, WEBHOOK_KEY, DiscourseTwin
+from sandbox import loomio
+from sandbox.discourse import api as discourse_api
+from sandbox.discourse import state as discourse
+from sandbox.opencollective import api as opencollective_api
+from sandbox.opencollective import state as opencollective
+from sandbox.opencollective.models import SLUG
 from sandbox.serving import serve_in_thread
-from sandbox.twitter.api import create_app as twitter_app
-from sandbox.twitter.state import ACCOUNT, USER_BEARER, TwitterTwin
+from sandbox.twitter import api as twitter_api
+from sandbox.twitter import state as twitter
 
 
 def main() -> None:
     """Run the twins until Ctrl-C."""
     with ExitStack() as stack:
-        group = stack.enter_context(loomio.LoomioTwin().at(9292))
-        forum = stack.enter_context(serve_in_thread(discourse_app(DiscourseTwin()), 9293))
-        collective = stack.enter_context(opencollective.OpenCollectiveTwin().at(9294))
-        timeline = stack.enter_context(serve_in_thread(twitter_app(TwitterTwin()), 9295))
+        group = stack.enter_context(loomio.LoomioTwin().at(9292)).base_url
+        forum, collective, timeline = (
+            stack.enter_context(serve_in_thread(app, port))
+            for app, port in (
+                (discourse_api.create_app(discourse.DiscourseTwin()), 9293),
+                (opencollective_api.create_app(opencollective.OpenCollectiveTwin()), 9294),
+                (twitter_api.create_app(twitter.TwitterTwin()), 9295),
+            )
+        )
         print(
-            f"Loomio twin: {group.base_url}  API key: {loomio.API_KEY}  group: {loomio.GROUP}\n"
-            f"Discourse twin: {forum}  API key: {DISCOURSE_KEY}  "
-            f"user: {BOT}  webhook secret: {WEBHOOK_KEY}\n"
-            f"Open Collective twin: {collective.base_url}  token: {opencollective.API_KEY}  "
-            f"collective: {opencollective_things.SLUG}\n"
-            f"X twin: {timeline}  bearer token: {USER_BEARER}  account: {ACCOUNT}\n"
+            f"Loomio twin: {group}  API key: {loomio.API_KEY}  group: {loomio.GROUP}\n"
+            f"Discourse twin: {forum}  API key: {discourse.API_KEY}  "
+            f"user: {discourse.BOT}  webhook secret: {discourse.WEBHOOK_KEY}\n"
+            f"Open Collective twin: {collective}  token: {opencollective.API_KEY}  "
+            f"collective: {SLUG}\n"
+            f"X twin: {timeline}  bearer token: {twitter.USER_BEARER}  "
+            f"account: {twitter.ACCOUNT}\n"
             "Ctrl-C stops them.",
             flush=True,
         )

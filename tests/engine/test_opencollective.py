@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from sandbox.opencollective import API_KEY, OpenCollectiveTwin
-from sandbox.opencollective_schema import EMOJI
-from sandbox.opencollective_things import BOT, LEGACY_ID, SLUG, Conversation
+from sandbox.opencollective.api import create_app
+from sandbox.opencollective.models import BOT, EMOJI, LEGACY_ID, SLUG, Conversation
+from sandbox.opencollective.state import API_KEY, OpenCollectiveTwin
 from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually, serve
 
@@ -22,7 +22,7 @@ UP, DOWN = EMOJI[0], EMOJI[1]
 @pytest.fixture
 async def twin() -> AsyncIterator[OpenCollectiveTwin]:
     twin = OpenCollectiveTwin()
-    async with serve(twin.app) as url:
+    async with serve(create_app(twin)) as url:
         twin.base_url = url
         yield twin
 

@@ -15,9 +15,9 @@ from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
 from engine.messages import SEARCH_ATTRIBUTES
 from engine.temporal import ensure_search_attributes
-from sandbox.opencollective import API_KEY, OpenCollectiveTwin
-from sandbox.opencollective_schema import EMOJI
-from sandbox.opencollective_things import SLUG
+from sandbox.opencollective.api import create_app
+from sandbox.opencollective.models import EMOJI, SLUG
+from sandbox.opencollective.state import API_KEY, OpenCollectiveTwin
 from tests.conftest import TEMPORAL, TEMPORAL_ARGUMENTS, new_database
 from tests.engine.conftest import RunningEngine, run_engine
 from tests.servers import eventually, serve
@@ -89,7 +89,7 @@ async def test_a_vote_goes_on_after_a_platform_that_failed_for_ten_minutes(
     running: RunningEngine,
 ) -> None:
     twin = OpenCollectiveTwin()
-    async with serve(twin.app) as url:
+    async with serve(create_app(twin)) as url:
         config = {
             "access_token": API_KEY,
             "collective_slug": SLUG,

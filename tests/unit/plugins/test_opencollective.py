@@ -15,7 +15,8 @@ from engine.plugins.opencollective import queries, schemas
 from engine.plugins.opencollective.activities import EVENTS, OVERLAP, cursor_after
 from engine.plugins.opencollective.vote import votes_of
 from engine.sdk import parameters
-from sandbox.opencollective_schema import EMOJI, SCHEMA
+from sandbox.opencollective.models import EMOJI
+from sandbox.opencollective.schema import SCHEMA
 
 QUERIES = {name: text for name, text in vars(queries).items() if name.isupper() and name[0] != "_"}
 

@@ -11,9 +11,11 @@ import httpx
 import pytest
 from graphql import build_schema, find_breaking_changes
 
-from sandbox.opencollective import API_KEY, OpenCollectiveTwin
-from sandbox.opencollective_schema import EMOJI, SCHEMA, WEBHOOK_TYPES
-from sandbox.opencollective_things import LEGACY_ID, SLUG, CodedError, webhook_body
+from sandbox.opencollective.api import create_app
+from sandbox.opencollective.models import EMOJI, LEGACY_ID, SLUG, CodedError
+from sandbox.opencollective.schema import SCHEMA
+from sandbox.opencollective.state import API_KEY, OpenCollectiveTwin
+from sandbox.opencollective.webhooks import WEBHOOK_TYPES, webhook_body
 from tests.servers import serve
 from tests.unit.sandbox.test_discourse_twin import keys_of
 
@@ -29,7 +31,7 @@ def opencollective(contracts: Path) -> Path:
 @pytest.fixture
 async def twin() -> AsyncIterator[Twin]:
     twin = OpenCollectiveTwin()
-    async with serve(twin.app) as url:
+    async with serve(create_app(twin)) as url:
         twin.base_url = url
         headers = {"Personal-Token": API_KEY}
         async with httpx.AsyncClient(base_url=url, headers=headers) as client:

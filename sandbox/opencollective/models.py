@@ -1,4 +1,4 @@
-"""What there is in the Open Collective twin's collective, and how its webhooks tell of it."""
+"""What there is in the Open Collective twin's collective."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
-from sandbox.opencollective_schema import WEBHOOK_TYPES
 from sandbox.twin import RefusedError
 
 SLUG = "example-collective"
 LEGACY_ID = 7
 BOT = "governance-bot"
+EMOJI = ("👍\ufe0f", "👎", "😀", "🎉", "😕", "❤\ufe0f", "🚀", "👀")
 # What is done to an expense: its status after, and the activity that tells of it.
 EXPENSE_STEPS: dict[str, tuple[str, str]] = {
     "APPROVE": ("APPROVED", "APPROVED"),
@@ -29,12 +28,6 @@ EXPENSE_STEPS: dict[str, tuple[str, str]] = {
     "HOLD": ("APPROVED", "PUT_ON_HOLD"),
     "RELEASE": ("APPROVED", "RELEASED_FROM_HOLD"),
 }
-# The activities whose webhooks have content.
-TELLING = re.compile(
-    r"collective\.(member\.created|update\.published|expense\."
-    r"(created|updated|deleted|approved|unapproved|rejected|reApprovalRequested|paid|unpaid|spam"
-    r"|processing|scheduledForPayment|error|invite\.drafted))"
-)
 _ABBREVIATIONS = {"c": "conv", "m": "cmt", "e": "ex", "u": "upd", "w": "not", "a": "act"}
 
 
@@ -188,43 +181,6 @@ class Webhook(Thing):
 def counts(of: Comment | Update) -> dict[str, int]:
     """How many gave each emoji."""
     return {emoji: len(who) for emoji, who in of.reactions.items() if who}
-
-
-def webhook_body(activity: Activity) -> dict[str, Any]:
-    """A webhook about what has happened: nothing more than that, for most kinds."""
-    kind = WEBHOOK_TYPES[activity.type]
-    return {
-        "createdAt": as_text(activity.created_at),
-        "id": activity.number,
-        "type": kind,
-        "CollectiveId": LEGACY_ID,
-        "data": _content(activity) if TELLING.fullmatch(kind) else {},
-    }
-
-
-def _content(activity: Activity) -> dict[str, Any]:
-    about = activity.about
-    if isinstance(about, Expense):
-        money = f"${about.amount / 100:.2f}"
-        expense = {
-            "idV2": about.id,
-            "id": about.number,
-            "description": about.description,
-            "amount": about.amount,
-            "currency": "USD",
-            "publicId": about.public_id,
-            "formattedAmount": money,
-            "formattedAmountWithInterval": money,
-        }
-        people = {"fromCollective": about.author, "collective": SLUG}
-        return {"expense": expense} | {
-            name: {"slug": slug, "name": slug.title()} for name, slug in people.items()
-        }
-    if isinstance(about, Update):
-        shown = {"html": about.html, "title": about.title, "slug": as_slug(about.title)}
-        more = {"tags": None, "isPrivate": False, "publicId": about.public_id}
-        return {"update": {"idV2": about.id, **shown, **more}}
-    return {}
 
 
 def as_slug(title: str) -> str:

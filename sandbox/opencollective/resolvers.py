@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 from graphql import GraphQLError, GraphQLResolveInfo
 
-from sandbox import opencollective_things as state
-
-if TYPE_CHECKING:
-    from sandbox.opencollective import OpenCollectiveTwin
+from sandbox.opencollective import models
+from sandbox.opencollective.state import OpenCollectiveTwin
 
 Shown = dict[str, Any]
 Info: TypeAlias = GraphQLResolveInfo[bool]
@@ -72,13 +70,13 @@ class Resolvers:
                 )
             try:
                 return act(info, **arguments)
-            except state.CodedError as error:
+            except models.CodedError as error:
                 raise failure(str(error), error.code) from None
 
         return resolve
 
     def _account_of(self, info: Info, slug: str | None = None) -> Shown:
-        if slug != state.SLUG:
+        if slug != models.SLUG:
             raise failure(f"Account Not Found: {slug}", "NotFound")
         return self._collective()
 
@@ -119,7 +117,7 @@ class Resolvers:
         tags: list[str] | None = None,
     ) -> Shown:
         self._want_collective(account)
-        return self._conversation(self.twin.converse(state.BOT, title, html, tags or []))
+        return self._conversation(self.twin.converse(models.BOT, title, html, tags or []))
 
     def _edit_conversation(
         self, info: Info, id: str, title: str, tags: list[str] | None = None
@@ -139,7 +137,7 @@ class Resolvers:
         if len(named) != 1:
             raise failure("A comment is about one thing", "ValidationFailed")
         about = self._find(things[named[0]], comment[named[0]], named[0].title())
-        made = self.twin.comment(state.BOT, about, comment.get("html") or "")
+        made = self.twin.comment(models.BOT, about, comment.get("html") or "")
         return self._comment(made)
 
     def _delete_comment(self, info: Info, id: str) -> Shown:
@@ -161,10 +159,10 @@ class Resolvers:
     ) -> Shown:
         if comment is not None:
             to = self._find(self._comments(), comment, "Comment")
-            self.twin.react(state.BOT, to, emoji, remove)
+            self.twin.react(models.BOT, to, emoji, remove)
             return {"comment": self._comment(to), "update": None}
         about = self._find(self.twin.updates, update or {}, "Update")
-        self.twin.react(state.BOT, about, emoji, remove)
+        self.twin.react(models.BOT, about, emoji, remove)
         return {"comment": None, "update": self._update(about)}
 
     def _take_back(self, info: Info, emoji: str, **target: Shown) -> Shown:
@@ -175,7 +173,7 @@ class Resolvers:
     ) -> Shown:
         found = self._find(self.twin.expenses, expense, "Expense")
         self._want_admin()
-        self.twin.process(state.BOT, found, action)
+        self.twin.process(models.BOT, found, action)
         return self._expense(found)
 
     def _create_webhook(self, info: Info, webhook: Shown) -> Shown:
@@ -198,7 +196,7 @@ class Resolvers:
                 return thing
         raise failure(f"{kind} Not Found", "NotFound")
 
-    def _comments(self) -> dict[str, state.Comment]:
+    def _comments(self) -> dict[str, models.Comment]:
         found = [conversation.body for conversation in self.twin.conversations.values()]
         for conversation in self.twin.conversations.values():
             found += conversation.comments
@@ -209,7 +207,7 @@ class Resolvers:
         return {comment.id: comment for comment in found}
 
     def _is_collective(self, reference: Shown) -> bool:
-        return reference.get("slug") == state.SLUG or reference.get("legacyId") == state.LEGACY_ID
+        return reference.get("slug") == models.SLUG or reference.get("legacyId") == models.LEGACY_ID
 
     def _want_collective(self, reference: Shown) -> None:
         if not self._is_collective(reference):
@@ -235,22 +233,22 @@ class Resolvers:
         return {
             "__typename": "Collective",
             "id": "acc_example",
-            "legacyId": state.LEGACY_ID,
-            "slug": state.SLUG,
+            "legacyId": models.LEGACY_ID,
+            "slug": models.SLUG,
             "name": "Example Collective",
             "members": members,
             "conversations": conversations,
             "webhooks": webhooks,
         }
 
-    def _conversation(self, conversation: state.Conversation) -> Shown:
+    def _conversation(self, conversation: models.Conversation) -> Shown:
         def comments(info: Info, limit: int, offset: int) -> Shown:
             return _page(conversation.comments, self._comment, limit, offset)
 
         return {
             "id": conversation.id,
             "publicId": conversation.public_id,
-            "slug": state.as_slug(conversation.title),
+            "slug": models.as_slug(conversation.title),
             "title": conversation.title,
             "summary": conversation.body.html[:240],
             "tags": conversation.tags,
@@ -258,19 +256,19 @@ class Resolvers:
             "comments": comments,
         }
 
-    def _comment(self, comment: state.Comment) -> Shown:
-        own = [emoji for emoji, who in comment.reactions.items() if state.BOT in who]
+    def _comment(self, comment: models.Comment) -> Shown:
+        own = [emoji for emoji, who in comment.reactions.items() if models.BOT in who]
         return {
             "id": comment.id,
             "publicId": comment.public_id,
             "html": comment.html,
-            "createdAt": state.as_text(comment.created_at),
+            "createdAt": models.as_text(comment.created_at),
             "fromAccount": _person(comment.author),
-            "reactions": state.counts(comment),
+            "reactions": models.counts(comment),
             "userReactions": own,
         }
 
-    def _expense(self, expense: state.Expense) -> Shown:
+    def _expense(self, expense: models.Expense) -> Shown:
         return {
             "id": expense.id,
             "legacyId": expense.number,
@@ -282,38 +280,38 @@ class Resolvers:
             "createdByAccount": _person(expense.author),
         }
 
-    def _update(self, update: state.Update) -> Shown:
+    def _update(self, update: models.Update) -> Shown:
         return {
             "id": update.id,
-            "slug": state.as_slug(update.title),
+            "slug": models.as_slug(update.title),
             "title": update.title,
             "summary": update.html[:240],
             "isPrivate": False,
-            "reactions": state.counts(update),
+            "reactions": models.counts(update),
         }
 
-    def _member(self, member: state.Membership) -> Shown:
+    def _member(self, member: models.Membership) -> Shown:
         return {
             "id": member.id,
             "publicId": member.public_id,
             "role": member.role,
-            "since": state.as_text(member.created_at),
+            "since": models.as_text(member.created_at),
             "account": _person(member.slug),
         }
 
-    def _activity(self, activity: state.Activity) -> Shown:
+    def _activity(self, activity: models.Activity) -> Shown:
         about = activity.about
         return {
             "id": activity.id,
             "type": activity.type,
-            "createdAt": state.as_text(activity.created_at),
+            "createdAt": models.as_text(activity.created_at),
             "account": self._collective(),
             "fromAccount": _person(activity.author),
             "individual": _person(activity.author),
-            "expense": self._expense(about) if isinstance(about, state.Expense) else None,
-            "update": self._update(about) if isinstance(about, state.Update) else None,
+            "expense": self._expense(about) if isinstance(about, models.Expense) else None,
+            "update": self._update(about) if isinstance(about, models.Update) else None,
             "conversation": (
-                self._conversation(about) if isinstance(about, state.Conversation) else None
+                self._conversation(about) if isinstance(about, models.Conversation) else None
             ),
         }
 
@@ -328,7 +326,7 @@ def _person(slug: str) -> Shown:
     return {"__typename": "Individual", "id": f"acc_{slug}", "slug": slug, "name": name}
 
 
-def _webhook(webhook: state.Webhook) -> Shown:
+def _webhook(webhook: models.Webhook) -> Shown:
     return {
         "id": webhook.id,
         "publicId": webhook.public_id,

@@ -1,27 +1,14 @@
-"""A twin of Open Collective: one collective, with conversations, expenses, updates and members.
-
-It answers as the platform does: failures within a 200, a rate limit that is no GraphQL, eight
-emoji, reactions without who gave them, webhooks without a signature and mostly without content.
-What members do in their browsers, and what tests turn, stands below ``/sandbox``; the first page
-lists the conversations, with buttons.
-"""
+"""What the Open Collective twin remembers: its collective, what happened, and its webhooks."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Annotated
 
-import typer
-import uvicorn
-from fastapi import FastAPI
-
-from sandbox.opencollective_api import add_gate, add_graphql, add_members
-from sandbox.opencollective_schema import EMOJI
-from sandbox.opencollective_things import (
+from sandbox.opencollective.models import (
     BOT,
+    EMOJI,
     EXPENSE_STEPS,
-    SLUG,
     Activity,
     CodedError,
     Comment,
@@ -32,16 +19,16 @@ from sandbox.opencollective_things import (
     Update,
     Webhook,
     counts,
-    webhook_body,
 )
-from sandbox.served import ServedTwin, add_clock, listen, url_of
+from sandbox.opencollective.webhooks import webhook_body
+from sandbox.twin import Twin
 
 API_KEY = "opencollective-twin-token"
 SCOPES = frozenset({"account", "conversations", "expenses", "updates", "webhooks"})
 
 
-class OpenCollectiveTwin(ServedTwin):
-    """The twin's state and its application; as a context manager, it runs in a thread.
+class OpenCollectiveTwin(Twin):
+    """Open Collective, as far as the twin has it.
 
     Args:
         base_url: Under which its links lead to it; set anew where it is run.
@@ -63,8 +50,7 @@ class OpenCollectiveTwin(ServedTwin):
         *,
         public_webhooks_only: bool = False,
     ) -> None:
-        super().__init__()
-        self.base_url = base_url
+        super().__init__(base_url)
         self.public_webhooks_only = public_webhooks_only
         self.token = API_KEY
         self.scopes = set(SCOPES)
@@ -83,15 +69,6 @@ class OpenCollectiveTwin(ServedTwin):
         self._next = 100
         for slug, role in ((BOT, "ADMIN"), ("ada", "ADMIN"), ("grace", "BACKER"), ("mary", "HOST")):
             self.members.append(Membership(self._new(), "mem", self.now(), slug, role))
-        self.app = FastAPI(
-            title="Open Collective twin", lifespan=self.alive, docs_url=None, redoc_url=None
-        )
-        self.app.state.twin = self
-        for add in (add_gate, add_graphql, add_members, add_clock):
-            add(self.app, self)
-
-    def expire(self) -> None:
-        """Nothing here ends by itself."""
 
     def converse(self, author: str, title: str, html: str, tags: list[str]) -> Conversation:
         """Start a conversation.
@@ -273,20 +250,3 @@ class OpenCollectiveTwin(ServedTwin):
     def _new(self) -> int:
         self._next += 1
         return self._next
-
-
-def main(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback.")] = 9294,
-    public_webhooks_only: Annotated[
-        bool, typer.Option(help="Refuse webhooks to loopback, as the platform does.")
-    ] = False,
-) -> None:
-    """Run the twin on loopback, to vote by hand at its first page."""
-    listener = listen(port)
-    twin = OpenCollectiveTwin(url_of(listener), public_webhooks_only=public_webhooks_only)
-    typer.echo(f"Open Collective twin: {twin.base_url}  token: {API_KEY}  collective: {SLUG}")
-    uvicorn.Server(uvicorn.Config(twin.app, log_level="warning")).run([listener])
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -4,40 +4,8 @@ from __future__ import annotations
 
 from graphql import GraphQLSchema, build_schema
 
-EMOJI = ("👍\ufe0f", "👎", "😀", "🎉", "😕", "❤\ufe0f", "🚀", "👀")
-# The activities that there are here, as GraphQL and as webhooks name them.
-WEBHOOK_TYPES = {
-    "ACTIVITY_ALL": "all",
-    "COLLECTIVE_CONVERSATION_CREATED": "collective.conversation.created",
-    "COLLECTIVE_CORE_MEMBER_ADDED": "collective.core.member.added",
-    "COLLECTIVE_CORE_MEMBER_REMOVED": "collective.core.member.removed",
-    "COLLECTIVE_EXPENSE_APPROVED": "collective.expense.approved",
-    "COLLECTIVE_EXPENSE_CREATED": "collective.expense.created",
-    "COLLECTIVE_EXPENSE_DELETED": "collective.expense.deleted",
-    "COLLECTIVE_EXPENSE_ERROR": "collective.expense.error",
-    "COLLECTIVE_EXPENSE_INVITE_DECLINED": "collective.expense.invite.declined",
-    "COLLECTIVE_EXPENSE_INVITE_DRAFTED": "collective.expense.invite.drafted",
-    "COLLECTIVE_EXPENSE_MARKED_AS_INCOMPLETE": "collective.expense.incomplete",
-    "COLLECTIVE_EXPENSE_MARKED_AS_SPAM": "collective.expense.spam",
-    "COLLECTIVE_EXPENSE_MARKED_AS_UNPAID": "collective.expense.unpaid",
-    "COLLECTIVE_EXPENSE_MOVED": "collective.expense.moved",
-    "COLLECTIVE_EXPENSE_PAID": "collective.expense.paid",
-    "COLLECTIVE_EXPENSE_PROCESSING": "collective.expense.processing",
-    "COLLECTIVE_EXPENSE_PUT_ON_HOLD": "collective.expense.putOnHold",
-    "COLLECTIVE_EXPENSE_REJECTED": "collective.expense.rejected",
-    "COLLECTIVE_EXPENSE_RELEASED_FROM_HOLD": "collective.expense.releasedFromHold",
-    "COLLECTIVE_EXPENSE_RE_APPROVAL_REQUESTED": "collective.expense.reApprovalRequested",
-    "COLLECTIVE_EXPENSE_SCHEDULED_FOR_PAYMENT": "collective.expense.scheduledForPayment",
-    "COLLECTIVE_EXPENSE_UNAPPROVED": "collective.expense.unapproved",
-    "COLLECTIVE_EXPENSE_UNSCHEDULED_FOR_PAYMENT": "collective.expense.unscheduledForPayment",
-    "COLLECTIVE_EXPENSE_UPDATED": "collective.expense.updated",
-    "COLLECTIVE_MEMBER_CREATED": "collective.member.created",
-    "COLLECTIVE_UPDATE_CREATED": "collective.update.created",
-    "COLLECTIVE_UPDATE_PUBLISHED": "collective.update.published",
-    "CONVERSATION_COMMENT_CREATED": "conversation.comment.created",
-    "EXPENSE_COMMENT_CREATED": "expense.comment.created",
-    "UPDATE_COMMENT_CREATED": "update.comment.created",
-}
+from sandbox.opencollective.webhooks import WEBHOOK_TYPES
+
 SDL = f"""
 scalar DateTime
 scalar JSON
