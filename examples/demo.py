@@ -22,8 +22,11 @@ from typing import Any
 from urllib.parse import quote
 
 from examples.driver import Callbacks, Engine
-from sandbox.loomio import API_KEY, EVENT_KINDS, GROUP, LoomioTwin
+from sandbox.loomio.api import create_app
+from sandbox.loomio.state import API_KEY, GROUP, LoomioTwin
+from sandbox.loomio.webhooks import EVENT_KINDS
 from sandbox.ports import free_ports
+from sandbox.serving import serve_in_thread
 
 COMMUNITY = "park-friends-8f3a"
 VOTES = [(502, "Grace", "agree"), (503, "Linus", "agree"), (504, "Mary", "disagree")]
@@ -44,7 +47,8 @@ def main() -> None:
         tell("1. Starting an engine (Temporal server, API, worker) and a twin of Loomio ...")
         ports = free_ports(4)
         engine_url = stack.enter_context(_engine(folder, ports))
-        twin = stack.enter_context(LoomioTwin().at(ports[3]))
+        twin = LoomioTwin()
+        stack.enter_context(serve_in_thread(create_app(twin), ports[3]))
         ui = f"http://127.0.0.1:{ports[2]}"
         tell(f"   API {engine_url}   API docs {engine_url}/docs   Temporal UI {ui}")
         tell(f"   Loomio's twin {twin.base_url}")

@@ -19,7 +19,9 @@ from faults.postgresql import PostgreSQL
 from faults.scenarios import Result, Scenario
 from faults.table import Row
 from faults.world import World
-from sandbox.loomio import LoomioTwin
+from sandbox.loomio.api import create_app
+from sandbox.loomio.state import LoomioTwin
+from sandbox.serving import serve_in_thread
 
 SMALL_DISK_MEGABYTES = 24
 
@@ -119,9 +121,9 @@ async def open_world(
     """
     data = folder / "data"
     data.mkdir()
-    driver = Driver()
+    driver, twin = Driver(), LoomioTwin()
     try:
-        with LoomioTwin() as twin, open_database(place, folder) as (url, server):
+        with serve_in_thread(create_app(twin)), open_database(place, folder) as (url, server):
             cluster = Cluster(data, url, driver.url)
             async with AsyncExitStack() as stack:
                 async with starting:

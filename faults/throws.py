@@ -7,7 +7,7 @@ import signal
 from contextlib import suppress
 
 from faults.scenarios import Batch, until
-from sandbox.loomio import Fault
+from sandbox.loomio.state import Fault
 
 SLOW_SECONDS = 0.8
 OVERLAP_SECONDS = 15.0

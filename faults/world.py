@@ -14,7 +14,7 @@ from faults.cluster import Cluster
 from faults.driver import Driver
 from faults.platform import EffectCounter, effect
 from faults.postgresql import PostgreSQL
-from sandbox.loomio import GROUP, LoomioTwin
+from sandbox.loomio.state import GROUP, LoomioTwin
 
 COMMUNITY = "faults"
 PAUSE_SECONDS = 0.1

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
-from sandbox import loomio
 from sandbox.discourse import api as discourse_api
 from sandbox.discourse import state as discourse
+from sandbox.loomio import api as loomio_api
+from sandbox.loomio import state as loomio
 from sandbox.opencollective import api as opencollective_api
 from sandbox.opencollective import state as opencollective
 from sandbox.opencollective.models import SLUG
@@ -19,10 +20,10 @@ from sandbox.twitter import state as twitter
 def main() -> None:
     """Run the twins until Ctrl-C."""
     with ExitStack() as stack:
-        group = stack.enter_context(loomio.LoomioTwin().at(9292)).base_url
-        forum, collective, timeline = (
+        group, forum, collective, timeline = (
             stack.enter_context(serve_in_thread(app, port))
             for app, port in (
+                (loomio_api.create_app(loomio.LoomioTwin()), 9292),
                 (discourse_api.create_app(discourse.DiscourseTwin()), 9293),
                 (opencollective_api.create_app(opencollective.OpenCollectiveTwin()), 9294),
                 (twitter_api.create_app(twitter.TwitterTwin()), 9295),

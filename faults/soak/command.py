@@ -23,7 +23,9 @@ from faults.soak.load import UNFINISHED, WAITING, Load
 from faults.soak.places import Children, EmbeddedCluster, Programs, Victims
 from faults.table import PAGE, machine, write_section
 from faults.world import World
-from sandbox.loomio import LoomioTwin
+from sandbox.loomio.api import create_app
+from sandbox.loomio.state import LoomioTwin
+from sandbox.serving import serve_in_thread
 
 PLACES = {
     "embedded": "`metagov run`, whose supervisor starts again what was killed",
@@ -108,7 +110,8 @@ async def _soak(soak: Soak, folder: Path, every: float) -> None:
     driver = Driver()
     async with AsyncExitStack() as stack:
         stack.callback(driver.down)
-        twin = stack.enter_context(LoomioTwin())
+        twin = LoomioTwin()
+        stack.enter_context(serve_in_thread(create_app(twin)))
         cluster: Cluster
         victims: Victims
         if soak.place == "embedded":

@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sandbox.loomio import API_KEY, GROUP, LoomioTwin
+from sandbox.loomio.api import create_app
+from sandbox.loomio.state import API_KEY, GROUP, LoomioTwin
 from tests.conftest import REPOSITORY
 from tests.end_to_end.conftest import EngineProcess
 from tests.servers import serve
@@ -35,7 +36,7 @@ async def test_driver_written_for_the_original(engine: EngineProcess) -> None:
     import asyncio
 
     twin = LoomioTwin()
-    async with serve(twin.app) as url:
+    async with serve(create_app(twin)) as url:
         config = json.dumps({"server_url": url, "api_key": API_KEY, "group_id": GROUP})
         told = await asyncio.to_thread(
             run, "examples.driver", "--engine", engine.url, "--loomio", config

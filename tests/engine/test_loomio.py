@@ -9,7 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from sandbox.loomio import API_KEY, EVENT_KINDS, GROUP, OTHER_GROUP, SUBGROUP, Fault, LoomioTwin
+from sandbox.loomio.api import create_app
+from sandbox.loomio.state import API_KEY, GROUP, OTHER_GROUP, SUBGROUP, Fault, LoomioTwin
+from sandbox.loomio.webhooks import EVENT_KINDS
 from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually, serve
 
@@ -17,7 +19,7 @@ from tests.servers import eventually, serve
 @pytest.fixture
 async def twin() -> AsyncIterator[LoomioTwin]:
     twin = LoomioTwin()
-    async with serve(twin.app) as url:
+    async with serve(create_app(twin)) as url:
         twin.base_url = url
         yield twin
 
@@ -47,8 +49,6 @@ async def started(
 
 
 def _every_kind() -> list[str]:
-    from sandbox.loomio import EVENT_KINDS
-
     return EVENT_KINDS
 
 

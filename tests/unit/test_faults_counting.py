@@ -19,7 +19,7 @@ from faults.soak.count import gaps
 from faults.table import Row, write_section
 from faults.units import Action, Outcome
 from faults.world import World
-from sandbox.loomio import LoomioTwin
+from sandbox.loomio.state import LoomioTwin
 
 CAST = [CastVote(0, 0.0, 1.0), CastVote(1, 2.0, 3.0), CastVote(2, 4.0, 5.0), CastVote(3, 6.0)]
 

@@ -27,7 +27,9 @@ from engine.plugins.loomio.schemas import EVENT_KINDS, OUTCOME, POLL, POLL_TYPES
 from engine.sdk.parameters import validate
 from engine.sdk.plugin import InvocationContext
 from engine.sdk.process import ProcessContext
-from sandbox.loomio import API_KEY, GROUP, LoomioTwin
+from sandbox.loomio.api import create_app
+from sandbox.loomio.state import API_KEY, GROUP, LoomioTwin
+from sandbox.serving import serve_in_thread
 
 PAYLOADS = Path(engine.plugins.loomio.__file__).parent / "payloads"
 HOUR = timedelta(hours=1)
@@ -35,7 +37,8 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture
 def twin() -> Iterator[LoomioTwin]:
-    with LoomioTwin() as twin:
+    twin = LoomioTwin()
+    with serve_in_thread(create_app(twin)):
         yield twin
 
 

@@ -17,9 +17,11 @@ import httpx
 import jsonschema
 import pytest
 
-from sandbox.loomio import API_KEY, EVENT_KINDS, GROUP, POLL_FIELDS, LoomioTwin, create_twin
-from sandbox.loomio_api import CHATBOT_FIELDS, COMMENT_FIELDS, DISCUSSION_FIELDS
-from sandbox.loomio_polls import COMMON_OPTIONS, POLL_TYPES
+from sandbox.loomio.api import CHATBOT_FIELDS, COMMENT_FIELDS, DISCUSSION_FIELDS, create_app
+from sandbox.loomio.polls import COMMON_OPTIONS, POLL_FIELDS, POLL_TYPES
+from sandbox.loomio.state import API_KEY, GROUP, LoomioTwin
+from sandbox.loomio.webhooks import EVENT_KINDS
+from sandbox.serving import serve_in_thread
 from tests.conftest import REPOSITORY
 from tests.servers import driver_server, eventually, serve
 
@@ -34,7 +36,7 @@ def loomio(contracts: Path) -> Path:
 @pytest.fixture
 async def twin() -> AsyncIterator[Twin]:
     twin = LoomioTwin()
-    async with serve(twin.app) as url:
+    async with serve(create_app(twin)) as url:
         twin.base_url = url
         headers = {"Authorization": f"Bearer {API_KEY}"}
         async with httpx.AsyncClient(base_url=f"{url}/api/b2", headers=headers) as client:
@@ -187,7 +189,7 @@ def document(loomio: Path) -> dict[str, Any]:
 
 
 def routes() -> set[tuple[str, str]]:
-    app = create_twin()
+    app = create_app(LoomioTwin())
     found = app.openapi()["paths"]
     return {
         (method, re.sub(r"\{\w+\}", "{id}", path))
@@ -542,7 +544,9 @@ async def test_page_has_buttons_that_work_and_trusts_no_title(twin: Twin) -> Non
 
 
 def test_twin_runs_in_a_thread() -> None:
-    with LoomioTwin(old_webhooks=True) as twin:
+    twin = LoomioTwin(old_webhooks=True)
+    with serve_in_thread(create_app(twin)) as url:
+        assert twin.base_url == url
         headers = {"Authorization": f"Bearer {API_KEY}"}
         answer = httpx.get(f"{twin.base_url}/api/b2/groups", headers=headers)
         assert answer.json()["groups"][0]["id"] == GROUP

@@ -1,10 +1,4 @@
-"""A twin of Loomio: the b2 API as drivers meet it, with state, and members who vote.
-
-It answers as the platform does (version 3.8): nested bodies, orphans for flat ones, results that
-are hidden, closing times on the hour, expiry by a background job, webhooks without a signature.
-What members do in their browsers, and what tests turn, stands below ``/sandbox``; the first page
-lists the polls, with buttons.
-"""
+"""What the Loomio twin remembers: groups, members, polls, discussions, webhooks, and faults."""
 
 from __future__ import annotations
 
@@ -12,44 +6,14 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-import uvicorn
-from fastapi import FastAPI
-
-from sandbox.loomio_api import add_chatbots, add_gate, add_groups, add_polls
-from sandbox.loomio_members import add_controls, add_members
-from sandbox.loomio_polls import (
-    GROUP,
-    OTHER_GROUP,
-    POLL_FIELDS,
-    SUBGROUP,
-    Member,
-    Option,
-    Poll,
-    Stance,
-    as_text,
-    label,
-    moment,
-    on_the_hour,
-)
-from sandbox.loomio_webhooks import EVENT_KINDS, GROUP_NAME, News, webhook_body
-from sandbox.served import ServedTwin, listen, url_of
-
-__all__ = [
-    "API_KEY",
-    "EVENT_KINDS",
-    "GROUP",
-    "OTHER_GROUP",
-    "POLL_FIELDS",
-    "SUBGROUP",
-    "LoomioTwin",
-    "Poll",
-    "create_twin",
-]
+from sandbox.loomio.polls import Member, Option, Poll, Stance, as_text, label, moment, on_the_hour
+from sandbox.loomio.webhooks import EVENT_KINDS, GROUP_NAME, News, webhook_body
+from sandbox.twin import Twin
 
 API_KEY = "loomio-twin-api-key"
+GROUP, SUBGROUP, OTHER_GROUP = 7, 71, 72
 BOT_USER = 501
 LIMIT_WINDOW = timedelta(minutes=5)
 
@@ -69,8 +33,8 @@ class Fault:
     late: bool = False
 
 
-class LoomioTwin(ServedTwin):
-    """The twin's state and its application; as a context manager, it runs in a thread.
+class LoomioTwin(Twin):
+    """Loomio, as far as the twin has it.
 
     Args:
         base_url: Under which its links lead to it; set anew where it is run.
@@ -81,7 +45,6 @@ class LoomioTwin(ServedTwin):
         discarded_are_gone: Whether a discarded poll is a 404, not a poll without its title.
 
     Attributes:
-        app: The ASGI application.
         requests: How often each method and path pattern of the API was called.
         makes_orphans: Whether nested polls become orphans too, as on older servers.
         groups: The group, a subgroup of it, and one that has nothing to do with it.
@@ -101,8 +64,7 @@ class LoomioTwin(ServedTwin):
         rate_limit: int | None = None,
         discarded_are_gone: bool = False,
     ) -> None:
-        super().__init__()
-        self.base_url = base_url
+        super().__init__(base_url)
         self.api_key = api_key
         self.old_webhooks = old_webhooks
         self.job_lag = job_lag
@@ -139,7 +101,6 @@ class LoomioTwin(ServedTwin):
         ]
         self._next = 300
         self._recent: deque[datetime] = deque()
-        self.app = _application(self)
 
     @property
     def bot(self) -> Member:
@@ -358,52 +319,3 @@ class LoomioTwin(ServedTwin):
                 form = chatbot.get("webhook_kind", "markdown")
                 body = webhook_body(news, self.base_url, form, self.old_webhooks)
                 self.sender.send(chatbot["server"], body)
-
-
-def _application(twin: LoomioTwin) -> FastAPI:
-    app = FastAPI(title="Loomio twin", lifespan=twin.alive, docs_url=None, redoc_url=None)
-    app.state.twin = twin
-    add_gate(app, twin)
-    add_groups(app, twin)
-    add_polls(app, twin)
-    add_chatbots(app, twin)
-    add_members(app, twin)
-    add_controls(app, twin)
-    return app
-
-
-def create_twin(base_url: str = "http://127.0.0.1:9292", **options: Any) -> FastAPI:
-    """Make a twin for a server of one's own.
-
-    Args:
-        base_url: Under which its links lead to it.
-        options: As ``LoomioTwin`` has them.
-
-    Returns:
-        The application; ``app.state.twin`` is its ``LoomioTwin``.
-    """
-    return LoomioTwin(base_url, **options).app
-
-
-def main(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback.")] = 9292,
-    old_webhooks: Annotated[
-        bool, typer.Option(help="Send webhooks in the form of 2021, with kind and url.")
-    ] = False,
-    job_lag_seconds: Annotated[
-        float, typer.Option(min=0, help="How late the background job closes polls.")
-    ] = 0,
-) -> None:
-    """Run the twin on loopback, to vote by hand at its first page."""
-    listener = listen(port)
-    twin = LoomioTwin(
-        url_of(listener),
-        old_webhooks=old_webhooks,
-        job_lag=timedelta(seconds=job_lag_seconds),
-    )
-    typer.echo(f"Loomio twin: {twin.base_url}  API key: {API_KEY}  group: {GROUP}")
-    uvicorn.Server(uvicorn.Config(twin.app, log_level="warning")).run([listener])
-
-
-if __name__ == "__main__":
-    typer.run(main)

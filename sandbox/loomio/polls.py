@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-GROUP, SUBGROUP, OTHER_GROUP = 7, 71, 72
 COMMON_OPTIONS = {
     "proposal": {
         "agree", "abstain", "disagree", "block", "veto", "consent", "objection", "object",
