@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Annotated, TypeAlias
+from typing import Annotated
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Depends, Request
@@ -20,7 +20,7 @@ async def read_form(request: Request) -> ImmutableMultiDict[str, str]:
     return ImmutableMultiDict(parse_qsl((await request.body()).decode()))
 
 
-Form: TypeAlias = Annotated[ImmutableMultiDict[str, str], Depends(read_form)]
+Form = Annotated[ImmutableMultiDict[str, str], Depends(read_form)]
 
 clock = APIRouter()
 

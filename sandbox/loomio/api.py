@@ -51,8 +51,6 @@ _NAMED = re.compile(r"/(groups|polls|discussions|threads|comments|chatbots)/(?!c
 
 Limit = Annotated[int, Query(ge=1)]
 Offset = Annotated[int, Query(ge=0)]
-
-
 Twin = Annotated[LoomioTwin, Depends(served_twin)]
 
 router = APIRouter(prefix="/api/b2")

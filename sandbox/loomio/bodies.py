@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
 from fastapi import Depends, Request
@@ -30,7 +30,7 @@ async def read_body(request: Request) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-Fields: TypeAlias = Annotated[dict[str, Any], Depends(read_body)]
+Fields = Annotated[dict[str, Any], Depends(read_body)]
 
 
 def records(
