@@ -14,9 +14,9 @@ from api.dependencies import (
     Limit,
     time_range,
 )
-from api.hand_over import send_pending
 from api.problems import problem_responses
 from engine.errors import ConflictError, ResourceNotFoundError, UnavailableError
+from engine.requests.hand_over import send_pending
 from engine.resources import Engine
 from engine.store import endpoints, outbox
 from engine.store.outbox import DELIVERED, FAILED, PENDING, OutboxItem

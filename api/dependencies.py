@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Query, Request
+from pydantic import BaseModel
 
 from engine.errors import (
     BadRequestError,
@@ -18,12 +18,11 @@ from engine.errors import (
     UnsupportedMediaTypeError,
     Violation,
 )
+from engine.requests.documents import check
 from engine.resources import Engine
-from engine.sdk.parameters import validate
 from engine.store.database import utc_now
-from engine.store.invocations import Idempotency
 
-LONGEST_KEY = 255
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -122,48 +121,49 @@ async def json_object(request: Request) -> dict[str, Any]:
     return value
 
 
-def check(value: Any, schema: Mapping[str, Any] | None, below: str = "") -> None:
-    """Refuse a document that does not fit its schema.
+def body_of(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
+    """Make the dependency that reads a request's body as a model.
 
     Args:
-        value: The document.
-        schema: JSON Schema; None or empty allows anything.
-        below: JSON Pointer to the document in the request's body.
-
-    Raises:
-        BadRequestError: It does not fit; each place is named.
-    """
-    if not schema:
-        return
-    violations = [Violation(below + v.path, v.message) for v in validate(value, schema)]
-    if violations:
-        first = "; ".join(f"{v.path or '/'}: {v.message}" for v in violations[:5])
-        raise BadRequestError(first, violations)
-
-
-def idempotency_of(
-    engine: Engine, scope: str, key: str | None, body: Mapping[str, Any]
-) -> Idempotency | None:
-    """Read a request's idempotency key.
-
-    Args:
-        engine: The engine.
-        scope: What the key is for: operation and community.
-        key: The header's value, if it was sent.
-        body: The request's body.
+        model: The model; what it refuses is told in the words that all schemas are told in.
 
     Returns:
-        The key with the body's hash, or None.
-
-    Raises:
-        BadRequestError: The key is empty or too long.
+        The dependency.
     """
-    if key is None:
-        return None
-    if not 0 < len(key) <= LONGEST_KEY:
-        raise BadRequestError(f"Idempotency-Key must have 1 to {LONGEST_KEY} characters")
-    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    return Idempotency(scope, key, digest, engine.settings.idempotency_hours)
+    schema = model.model_json_schema()
+
+    async def read(request: Request) -> Model:
+        value = await json_object(request)
+        check(value, schema)
+        return model.model_validate(value)
+
+    return read
+
+
+def documented(model: type[BaseModel], example: Any) -> dict[str, Any]:
+    """Describe a body that ``body_of`` reads.
+
+    Args:
+        model: The model.
+        example: An example of it.
+
+    Returns:
+        What FastAPI's ``openapi_extra`` takes.
+    """
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def inlined(part: Any) -> Any:
+        if isinstance(part, list):
+            return [inlined(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return inlined(definitions[part["$ref"].rpartition("/")[2]])
+        return {name: inlined(value) for name, value in part.items()}
+
+    content = {"schema": inlined(schema), "example": example}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
 def time_range(body: Mapping[str, Any], statuses: Sequence[str]) -> TimeRange:
@@ -198,19 +198,6 @@ def time_range(body: Mapping[str, Any], statuses: Sequence[str]) -> TimeRange:
         message = "must be later than since"
         raise BadRequestError(f"/until: {message}", [Violation("/until", message)])
     return TimeRange(since, until, body.get("status", statuses[0]), body.get("community"))
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Split ``{plugin}.{slug}``.
-
-    Args:
-        name: The name.
-
-    Returns:
-        Plugin and slug; the slug is empty if there is no dot.
-    """
-    plugin, _, slug = name.partition(".")
-    return plugin, slug
 
 
 def _moment(body: Mapping[str, Any], name: str) -> datetime:

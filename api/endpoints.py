@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from sqlalchemy.exc import IntegrityError
 
-from api.dependencies import EngineDependency, JsonObject, check
+from api.dependencies import EngineDependency, JsonObject
 from api.problems import problem_responses
 from engine.errors import (
     BadRequestError,
@@ -17,6 +17,7 @@ from engine.errors import (
     ResourceNotFoundError,
     Violation,
 )
+from engine.requests.documents import check
 from engine.resources import Engine, endpoint_secrets, new_webhook_secret, webhook_secret_problem
 from engine.store import endpoints
 from engine.store.database import utc_now

@@ -15,9 +15,9 @@ from api.dependencies import (
     Limit,
     time_range,
 )
-from api.hand_over import send_pending
 from api.problems import problem_responses
 from engine.errors import ConflictError, ResourceNotFoundError, UnavailableError
+from engine.requests.hand_over import send_pending
 from engine.resources import Engine
 from engine.store import communities, webhooks
 from engine.store.webhooks import FAILED, HANDLED, RECEIVED, ReceivedWebhook

@@ -7,16 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from api.dependencies import EngineDependency
-from engine.errors import BadRequestError
-from engine.resources import Engine
-from engine.sdk.registry import (
-    ActionDeclaration,
-    PluginDeclaration,
-    ProcessDeclaration,
-    Registry,
-)
-from engine.store import communities
-from engine.store.instance_cache import KnownInstance
+from engine.sdk.registry import PluginDeclaration, Registry
 
 router = APIRouter(prefix="/api/internal", tags=["plugins"])
 
@@ -101,57 +92,3 @@ def describe_events(plugin: PluginDeclaration) -> list[dict[str, Any]]:
         {"event_type": item["type"], "source": plugin.name, "schema": item.get("schema", {})}
         for item in plugin.event_schemas
     ]
-
-
-def find_action(plugin: str, slug: str) -> ActionDeclaration | None:
-    """Find a registered action.
-
-    Args:
-        plugin: The plugin's name.
-        slug: The action's slug.
-
-    Returns:
-        The action, or None.
-    """
-    declaration = Registry.plugins.get(plugin)
-    return declaration.actions.get(slug) if declaration else None
-
-
-def find_process(plugin: str, slug: str) -> ProcessDeclaration | None:
-    """Find a registered process.
-
-    Args:
-        plugin: The plugin's name.
-        slug: The process' slug.
-
-    Returns:
-        The process, or None.
-    """
-    declaration = Registry.plugins.get(plugin)
-    return declaration.processes.get(slug) if declaration else None
-
-
-async def enabled_instance(engine: Engine, community: str | None, plugin: str) -> KnownInstance:
-    """Find the plugin instance that a request is for.
-
-    Args:
-        engine: The engine.
-        community: The ``X-Metagov-Community`` header.
-        plugin: The plugin's name.
-
-    Returns:
-        The instance, read now or before; only good for what is stored if it is unchanged.
-
-    Raises:
-        BadRequestError: There is no header, no such community, or the plugin is not enabled.
-    """
-    if not community:
-        raise BadRequestError("Missing required header 'X-Metagov-Community'")
-    instance = await engine.instances.find(community, plugin)
-    if instance is None:
-        async with engine.database.read() as session:
-            found = await communities.get_community(session, community)
-        if found is None:
-            raise BadRequestError(f"Community '{community:.128}' not found")
-        raise BadRequestError(f"Plugin '{plugin}' not enabled for community '{community}'")
-    return instance

@@ -20,7 +20,6 @@ from engine.sdk.registry import ProcessDeclaration
 from engine.settings import Settings, SettingsError
 from engine.store.database import Database, database_url, open_database, utc_now
 from engine.store.endpoints import Endpoint
-from engine.store.instance_cache import InstanceCache
 from engine.store.readiness import Readiness, open_keys
 from engine.store.secrets import SecretBox, kept_secret, open_secret_box
 from engine.temporal import Temporal, connect
@@ -37,7 +36,6 @@ class Engine:
         database: The database.
         readiness: Says whether the database can be worked with.
         secrets: Opens plugin configs.
-        instances: Plugin instances that were read before.
         temporal: What is asked of Temporal.
         schedules: What is asked of its schedules.
         outbound: Which addresses may be called.
@@ -48,7 +46,6 @@ class Engine:
     database: Database
     readiness: Readiness
     secrets: SecretBox
-    instances: InstanceCache
     temporal: Temporal
     schedules: Schedules
     outbound: OutboundPolicy
@@ -119,7 +116,6 @@ async def open_engine(
             database=database,
             readiness=Readiness(settings, secrets),
             secrets=secrets,
-            instances=InstanceCache(database, secrets),
             temporal=Temporal(connected, settings),
             schedules=schedules,
             outbound=outbound,

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     ForeignKey,
     String,
     Text,
@@ -135,6 +136,10 @@ _ENABLED: tuple[Any, ...] = (
 )
 
 # Statements of the most frequent calls are made once: making one takes longer than running it.
+_FIND = select(PluginInstance).where(
+    col(PluginInstance.community) == bindparam("community"),
+    col(PluginInstance.plugin) == bindparam("plugin"),
+)
 _FIND_ENABLED = (
     select(*_ENABLED)
     .join(Community, col(Community.name) == col(PluginInstance.community))
@@ -227,10 +232,21 @@ async def find_instance(
     Returns:
         The instance, or None if the plugin is not enabled there.
     """
-    query = select(PluginInstance).where(
-        col(PluginInstance.community) == community, col(PluginInstance.plugin) == plugin
+    found = await session.exec(_FIND, params={"community": community, "plugin": plugin})
+    return found.one_or_none()
+
+
+def is_still(instance_id: str, config_encrypted: str) -> ColumnElement[bool]:
+    """Make the condition, for a statement, that a plugin instance has this very config.
+
+    Args:
+        instance_id: The instance.
+        config_encrypted: Its config, as it is stored.
+    """
+    return exists().where(
+        col(PluginInstance.id) == instance_id,
+        col(PluginInstance.config_encrypted) == config_encrypted,
     )
-    return (await session.exec(query)).one_or_none()
 
 
 async def find_enabled(session: AsyncSession, instance_id: str) -> EnabledInstance | None:

@@ -1,0 +1,126 @@
+"""The protocol of requests: accepted once, handed over, answered or withdrawn."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from engine.errors import (
+    BadRequestError,
+    EngineError,
+    IdempotencyMismatchError,
+    OutcomeUnknownError,
+    PluginTimeoutError,
+    UnavailableError,
+    describe,
+)
+from engine.requests.accepting import Once, accept, hand_over
+from engine.settings import Settings
+from engine.store import invocations
+from engine.store.database import open_database
+from engine.store.invocations import DONE, Invocation
+from engine.store.schema import migrate
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Any]:
+    """As much of an engine as accepts requests: a database and settings."""
+    settings = Settings(data_dir=tmp_path)
+    database = open_database(settings)
+    await migrate(database)
+    yield SimpleNamespace(database=database, settings=settings)
+    await database.close()
+
+
+def an_invocation() -> Invocation:
+    return Invocation(community="c", instance_id="i", plugin="p", target="act")
+
+
+async def ask(engine: Any, once: Once) -> tuple[str, str]:
+    """Accept a request; gives its own id and that of the row that is stored."""
+    row = an_invocation()
+    return row.id, await accept(engine, row, row.id, once.within(engine, "scope"))
+
+
+async def stored(engine: Any, row_id: str) -> Invocation:
+    async with engine.database.read() as session:
+        found = await invocations.get_invocation(session, row_id)
+    assert found is not None
+    return found
+
+
+async def test_a_key_leads_to_the_first_request(engine: Any) -> None:
+    first, accepted = await ask(engine, Once("k", {"a": 1}))
+    again, found = await ask(engine, Once("k", {"a": 1}))
+    assert accepted == found == first != again
+    other, its_own = await ask(engine, Once("l", {"a": 1}))
+    assert other == its_own
+    with pytest.raises(IdempotencyMismatchError):
+        await ask(engine, Once("k", {"a": 2}))
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256])
+async def test_a_key_has_its_bounds(engine: Any, key: str) -> None:
+    with pytest.raises(BadRequestError, match="1 to 255"):
+        Once(key, {}).within(engine, "scope")
+
+
+class _HandedOver:
+    """A request of which Temporal says something."""
+
+    def __init__(self, engine: Any, row_id: str, said: EngineError | str) -> None:
+        self.engine = engine
+        self.row_id = row_id
+        self.said = said
+
+    async def asked(self) -> str:
+        if isinstance(self.said, EngineError):
+            raise self.said
+        return self.said
+
+    async def withdraw(self, session: AsyncSession, error: EngineError) -> bool:
+        return await invocations.withdraw(
+            self.engine.database, session, self.row_id, describe(error)
+        )
+
+    async def result(self, failures: type[EngineError] = UnavailableError) -> str:
+        return await hand_over(self.engine, self.asked(), self.withdraw, "It may be", failures)
+
+
+async def test_what_temporal_gives_is_given(engine: Any) -> None:
+    _, row_id = await ask(engine, Once(None, {}))
+    assert await _HandedOver(engine, row_id, "well").result() == "well"
+
+
+async def test_what_temporal_does_not_take_is_withdrawn_and_its_key_free(engine: Any) -> None:
+    once = Once("k", {})
+    _, row_id = await ask(engine, once)
+    with pytest.raises(UnavailableError, match="away"):
+        await _HandedOver(engine, row_id, UnavailableError("away")).result()
+    assert (await stored(engine, row_id)).status == DONE
+    again, accepted = await ask(engine, once)
+    assert again == accepted != row_id
+
+
+async def test_what_somebody_has_begun_is_not_withdrawn(engine: Any) -> None:
+    _, row_id = await ask(engine, Once("k", {}))
+    assert await invocations.begin(engine.database, await stored(engine, row_id))
+    with pytest.raises(OutcomeUnknownError, match="It may be; the same request"):
+        await _HandedOver(engine, row_id, UnavailableError("away")).result()
+    assert (await stored(engine, row_id)).status != DONE
+
+
+async def test_only_a_promise_of_nothing_done_is_a_503(engine: Any) -> None:
+    _, row_id = await ask(engine, Once(None, {}))
+    slow = _HandedOver(engine, row_id, PluginTimeoutError("slow"))
+    with pytest.raises(PluginTimeoutError):
+        await slow.result()
+    assert (await stored(engine, row_id)).status != DONE
+    with pytest.raises(UnavailableError, match="slow; it was taken back"):
+        await slow.result(EngineError)
+    assert (await stored(engine, row_id)).status == DONE
