@@ -29,12 +29,12 @@ from api import (
 from api.bodies import Bodies
 from api.capacity import Capacity
 from api.dependencies import refuse_nul
-from api.feed import Feed
 from api.openapi import install_openapi
 from api.problems import install_problem_handlers
 from engine.activities.restored import notice_restored
 from engine.discovery import load_plugins
 from engine.logs import configure_logs
+from engine.requests.feed import Feed
 from engine.requests.hand_over import HandOver
 from engine.resources import check_settings, open_engine
 from engine.settings import Settings, load_settings

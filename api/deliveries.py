@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -15,11 +16,8 @@ from api.dependencies import (
     time_range,
 )
 from api.problems import problem_responses
-from engine.errors import ConflictError, ResourceNotFoundError, UnavailableError
-from engine.requests.hand_over import send_pending
-from engine.resources import Engine
-from engine.store import endpoints, outbox
-from engine.store.outbox import DELIVERED, FAILED, PENDING, OutboxItem
+from engine.requests import deliveries
+from engine.requests.deliveries import OutboxItem
 
 router = APIRouter(prefix="/api/internal/deliveries", tags=["deliveries"])
 
@@ -41,17 +39,16 @@ async def list_deliveries(
     limit: Limit = 50,
 ) -> dict[str, Any]:
     """The newest first; ``next_cursor`` is null on the last page."""
-    async with engine.database.read() as session:
-        rows, following = await outbox.list_items(
-            session, community=community, status=status, kind=kind, cursor=cursor, limit=limit
-        )
+    rows, following = await deliveries.list_deliveries(
+        engine, community=community, status=status, kind=kind, cursor=cursor, limit=limit
+    )
     return {"deliveries": [_shown(row) for row in rows], "next_cursor": following}
 
 
 @router.get("/{delivery_id}", summary="Read a delivery", responses=problem_responses(404))
 async def get_delivery(delivery_id: str, engine: EngineDependency) -> dict[str, Any]:
     """One delivery, with its body."""
-    row = await _get(engine, delivery_id)
+    row = await deliveries.read(engine, delivery_id)
     return {**_shown(row), "body": row.body}
 
 
@@ -71,18 +68,8 @@ async def get_delivery(delivery_id: str, engine: EngineDependency) -> dict[str, 
 )
 async def redeliver_range(body: JsonObject, engine: EngineDependency) -> dict[str, Any]:
     """Those that failed, or with ``"status": "delivered"`` those that arrived."""
-    wanted = time_range(body, [FAILED, DELIVERED])
-    async with engine.database.write() as session:
-        count = await outbox.queue_again(
-            session,
-            since=wanted.since,
-            until=wanted.until,
-            status=wanted.status,
-            community=wanted.community,
-        )
-    if count:
-        await send_pending(engine)
-    return {"redelivered": count}
+    wanted = time_range(body, deliveries.REDELIVERED)
+    return {"redelivered": await deliveries.redeliver_range(engine, **asdict(wanted))}
 
 
 @router.post(
@@ -93,34 +80,7 @@ async def redeliver_range(body: JsonObject, engine: EngineDependency) -> dict[st
 )
 async def redeliver(delivery_id: str, engine: EngineDependency) -> dict[str, Any]:
     """Under its old id. A try that is under way is left alone."""
-    row = await _get(engine, delivery_id)
-    if row.url is None:
-        raise ConflictError("This item was recorded only: it has no address to be sent to")
-    async with engine.database.write() as session:
-        endpoint = await endpoints.find_endpoint(session, row.url)
-        if endpoint is not None and endpoint.disabled_at is not None:
-            raise ConflictError(
-                f"Its endpoint is disabled, for it answered 410; enable {endpoint.id} first"
-            )
-        stored = await session.get_one(OutboxItem, delivery_id, with_for_update=True)
-        if queued := stored.status != PENDING:
-            stored.queue()
-    try:
-        await engine.temporal.background.redeliver(row.community, row.id)
-    except UnavailableError:
-        if not queued:
-            raise
-        # It is stored as to be done: it is done as soon as Temporal answers.
-        engine.schedules.reconcile_when_reachable()
-    return _shown(await _get(engine, delivery_id))
-
-
-async def _get(engine: Engine, delivery_id: str) -> OutboxItem:
-    async with engine.database.read() as session:
-        row = await outbox.get_item(session, delivery_id)
-    if row is None:
-        raise ResourceNotFoundError(f"No delivery {delivery_id:.64}")
-    return row
+    return _shown(await deliveries.redeliver(engine, delivery_id))
 
 
 def _shown(row: OutboxItem) -> dict[str, Any]:

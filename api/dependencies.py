@@ -20,7 +20,6 @@ from engine.errors import (
 )
 from engine.requests.documents import check
 from engine.resources import Engine
-from engine.store.database import utc_now
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -193,7 +192,7 @@ def time_range(body: Mapping[str, Any], statuses: Sequence[str]) -> TimeRange:
     }
     check(body, schema)
     since = _moment(body, "since")
-    until = _moment(body, "until") if "until" in body else utc_now()
+    until = _moment(body, "until") if "until" in body else datetime.now(UTC)
     if until <= since:
         message = "must be later than since"
         raise BadRequestError(f"/until: {message}", [Violation("/until", message)])

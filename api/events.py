@@ -9,11 +9,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from api.cursors import Place, find_place
 from api.dependencies import CommunityFilter, EngineDependency, Limit
-from api.feed import Feed
 from api.problems import problem_responses
-from engine.store.outbox import OutboxItem
+from engine.requests.cursors import Place, find_place
+from engine.requests.feed import Feed, OutboxItem
 
 router = APIRouter(prefix="/api/internal/events", tags=["events"])
 

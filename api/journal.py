@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -16,11 +17,8 @@ from api.dependencies import (
     time_range,
 )
 from api.problems import problem_responses
-from engine.errors import ConflictError, ResourceNotFoundError, UnavailableError
-from engine.requests.hand_over import send_pending
-from engine.resources import Engine
-from engine.store import communities, webhooks
-from engine.store.webhooks import FAILED, HANDLED, RECEIVED, ReceivedWebhook
+from engine.requests import journal
+from engine.requests.journal import ReceivedWebhook
 
 router = APIRouter(prefix="/api/internal/webhooks", tags=["webhooks"])
 
@@ -39,17 +37,16 @@ async def list_webhooks(
     limit: Limit = 50,
 ) -> dict[str, Any]:
     """The newest first; ``next_cursor`` is null on the last page."""
-    async with engine.database.read() as session:
-        rows, following = await webhooks.list_webhooks(
-            session, community=community, plugin=plugin, status=status, cursor=cursor, limit=limit
-        )
+    rows, following = await journal.list_webhooks(
+        engine, community=community, plugin=plugin, status=status, cursor=cursor, limit=limit
+    )
     return {"webhooks": [_shown(row) for row in rows], "next_cursor": following}
 
 
 @router.get("/{webhook_id}", summary="Read a received webhook", responses=problem_responses(404))
 async def get_webhook(webhook_id: str, engine: EngineDependency) -> dict[str, Any]:
     """One webhook with headers and body; a body that is no text comes as ``body_base64``."""
-    row = await _get(engine, webhook_id)
+    row = await journal.read(engine, webhook_id)
     try:
         body = {"body": row.body.decode()}
     except UnicodeDecodeError:
@@ -73,18 +70,8 @@ async def get_webhook(webhook_id: str, engine: EngineDependency) -> dict[str, An
 )
 async def replay_range(body: JsonObject, engine: EngineDependency) -> dict[str, Any]:
     """Those that failed, or with ``"status": "handled"`` those that were handled."""
-    wanted = time_range(body, [FAILED, HANDLED])
-    async with engine.database.write() as session:
-        count = await webhooks.replay_range(
-            session,
-            since=wanted.since,
-            until=wanted.until,
-            status=wanted.status,
-            community=wanted.community,
-        )
-    if count:
-        await send_pending(engine)
-    return {"replayed": count}
+    wanted = time_range(body, journal.REPLAYED)
+    return {"replayed": await journal.replay_range(engine, **asdict(wanted))}
 
 
 @router.post(
@@ -95,33 +82,7 @@ async def replay_range(body: JsonObject, engine: EngineDependency) -> dict[str, 
 )
 async def replay(webhook_id: str, engine: EngineDependency) -> dict[str, Any]:
     """Of one that failed, what failed; of one that was handled, all. A try under way is let be."""
-    row = await _get(engine, webhook_id)
-    async with engine.database.write() as session:
-        instance = await communities.find_instance(session, row.community, row.plugin)
-        if instance is None or instance.id != row.instance_id:
-            raise ConflictError(
-                f"Plugin '{row.plugin}' of community '{row.community}' is not as it was: "
-                "disabled, or enabled anew, since it received this webhook"
-            )
-        stored = await session.get_one(ReceivedWebhook, webhook_id, with_for_update=True)
-        if queued := stored.status != RECEIVED:
-            stored.replay()
-    try:
-        await engine.temporal.background.replay_webhook(row.community, row.plugin, row.id)
-    except UnavailableError:
-        if not queued:
-            raise
-        # It is stored as to be done: it is done as soon as Temporal answers.
-        engine.schedules.reconcile_when_reachable()
-    return _shown(await _get(engine, webhook_id))
-
-
-async def _get(engine: Engine, webhook_id: str) -> ReceivedWebhook:
-    async with engine.database.read() as session:
-        row = await webhooks.get_webhook(session, webhook_id)
-    if row is None:
-        raise ResourceNotFoundError(f"No webhook {webhook_id:.64}")
-    return row
+    return _shown(await journal.replay(engine, webhook_id))
 
 
 def _shown(row: ReceivedWebhook) -> dict[str, Any]:

@@ -47,6 +47,7 @@ from engine.settings import Settings, SettingsError
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 OUTAGE_ERRORS = (OperationalError, InterfaceError, PoolTimeoutError)
 OUTAGE_PAUSE_SECONDS = 0.5
+ANSWER_SECONDS = 5
 
 Result = TypeVar("Result")
 
@@ -277,6 +278,15 @@ class Database:
                 if not is_outage(error) or asyncio.get_running_loop().time() > deadline:
                     raise
             await asyncio.sleep(OUTAGE_PAUSE_SECONDS)
+
+    async def answers(self) -> bool:
+        """Whether it answers within a few seconds; those who work wait for a free connection."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS), self._reader.connect() as connection:
+                await connection.execute(select(1))
+        except Exception:
+            return False
+        return True
 
     async def close(self) -> None:
         """Close all connections."""

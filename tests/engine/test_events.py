@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from api.feed import Feed
+from engine.requests.feed import Feed
 from engine.store import outbox
 from tests.engine.conftest import RunningEngine
 from tests.servers import eventually

@@ -10,7 +10,7 @@ import structlog
 
 from engine.store import outbox, outside
 from engine.store.database import Database, is_outage
-from engine.store.outbox import OutboxItem
+from engine.store.outbox import OutboxItem as OutboxItem
 
 log = structlog.get_logger()
 
