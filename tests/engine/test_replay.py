@@ -1,7 +1,8 @@
-"""Recorded histories, one per waiting point, replay with today's workflows."""
+"""Histories recorded by ``test_recording`` replay with the workflows of today."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,21 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 import worker
 
-HISTORIES = sorted((Path(__file__).parent.parent / "histories").glob("*.json"))
+FOLDER = Path(__file__).parent.parent / "histories"
+HISTORIES = sorted(FOLDER.glob("*/*.json"))
 
 
-def test_there_are_histories() -> None:
-    assert len(HISTORIES) >= 6
+def test_there_are_histories_of_every_workflow() -> None:
+    recorded = {
+        json.loads(path.read_text())["events"][0]["workflowExecutionStartedEventAttributes"][
+            "workflowType"
+        ]["name"]
+        for path in HISTORIES
+    }
+    assert recorded == {workflow.__name__ for workflow in worker.WORKFLOWS}
 
 
-@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 async def test_history_replays(path: Path) -> None:
     replayer = Replayer(
         workflows=worker.WORKFLOWS,

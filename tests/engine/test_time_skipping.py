@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from temporalio.client import Client
@@ -22,7 +18,6 @@ from tests.conftest import TEMPORAL, TEMPORAL_ARGUMENTS, new_database
 from tests.engine.conftest import RunningEngine, run_engine
 from tests.servers import eventually, serve
 
-HISTORIES = Path(__file__).parent.parent / "histories"
 WEEK = 7 * 24 * 60
 
 
@@ -73,7 +68,6 @@ async def test_a_vote_of_seven_days(running: RunningEngine) -> None:
     assert description.start_time is not None
     took = description.close_time - description.start_time
     assert timedelta(days=7) <= took < timedelta(days=7, minutes=5)
-    await _record(handle, "closed_at_its_closing_time")
 
 
 async def test_polls_over_days_add_nothing_to_the_history(running: RunningEngine) -> None:
@@ -81,8 +75,6 @@ async def test_polls_over_days_add_nothing_to_the_history(running: RunningEngine
     started = await running.start(community, "reader.polled", after=5)
     record = await running.completed(started.headers["location"], seconds=60)
     assert record["outcome"] == {"seen": 5}
-    handle = running.client.get_workflow_handle(f"process/{community}/reader.polled/{record['id']}")
-    await _record(handle, "completed_by_a_poll")
 
 
 async def test_a_vote_goes_on_after_a_platform_that_failed_for_ten_minutes(
@@ -114,41 +106,3 @@ async def test_a_vote_goes_on_after_a_platform_that_failed_for_ten_minutes(
         took = description.close_time - description.start_time
         assert timedelta(minutes=10) <= took < timedelta(hours=2)
         await running.community(name=community)
-
-
-async def _record(handle: object, name: str) -> None:
-    """Write a history down, when told to: RECORD_HISTORIES=1 make test."""
-    if os.environ.get("RECORD_HISTORIES"):
-        history = await handle.fetch_history()  # type: ignore[attr-defined]
-        path = HISTORIES / f"{name}.json"
-        path.write_text(json.dumps(history.to_json_dict(), indent=1))
-
-
-@pytest.mark.skipif(not os.environ.get("RECORD_HISTORIES"), reason="only to record histories")
-async def test_record_waiting_points(running: RunningEngine) -> None:
-    community = await running.community({"name": "tutorial", "config": {"api_key": uuid4().hex}})
-    for name, steps in (
-        ("waiting_for_a_webhook", []),
-        ("heard_a_webhook", ["ada"]),
-        ("completed_by_webhooks", ["ada", "bob", "eve"]),
-        ("closed_by_the_driver", ["ada", "close"]),
-    ):
-        started = await running.start(community, "tutorial.show-of-hands", title=name)
-        location = started.headers["location"]
-        for step in steps:
-            if step == "close":
-                await running.http.delete(location)
-                continue
-            event = {"raised_by": step, "account": step, "data": {}}
-            await running.http.post(f"/api/hooks/{community}/tutorial", json=event)
-
-            async def heard(step: str = step, location: str = location) -> bool:
-                record = (await running.http.get(location)).json()
-                return step in record["outcome"]["hands"]
-
-            await eventually(heard)
-        process_id = location.rpartition("/")[2]
-        workflow_id = f"process/{community}/tutorial.show-of-hands/{process_id}"
-        await _record(running.client.get_workflow_handle(workflow_id), name)
-        await running.http.delete(location)
-    await _record(running.client.get_workflow_handle(f"community/{community}"), "community_changed")
