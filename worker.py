@@ -29,10 +29,8 @@ from engine.activities.restored import notice_restored
 from engine.activities.webhooks import WebhookActivities
 from engine.discovery import load_plugins
 from engine.logs import configure_logs
-from engine.messages import SEARCH_ATTRIBUTES
 from engine.resources import Engine, check_settings, open_engine
 from engine.settings import Settings, load_settings, unknown_settings
-from engine.temporal import ensure_search_attributes
 from engine.watchdog import watched_loop
 from engine.workflows.community import CommunityChanges
 from engine.workflows.event_producer import EventProducer
@@ -121,9 +119,9 @@ async def run(settings: Settings, beats: int | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(watched_loop(settings.stall_seconds, beats))
+        watch = await stack.enter_async_context(watched_loop(settings.stall_seconds, beats))
         engine = await stack.enter_async_context(open_engine(settings, lazy=False))
-        await ensure_search_attributes(engine.temporal.client, SEARCH_ATTRIBUTES)
+        await engine.temporal.prepare()
         # Before anything is told by this process.
         await notice_restored(engine, at_once=True)
         deliveries = DeliveryActivities(engine)
@@ -131,6 +129,7 @@ async def run(settings: Settings, beats: int | None = None) -> None:
         for worker in make_workers(engine, deliveries):
             await stack.enter_async_context(worker)
         await engine.schedules.start_reconciliation()
+        watch.ready()
         log.info("worker ready", task_queue=settings.task_queue)
         await stop.wait()
         log.info("worker stopping", grace_seconds=settings.worker_grace_seconds)

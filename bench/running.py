@@ -19,7 +19,7 @@ import psutil
 from rich.progress import Progress
 from temporalio.client import Client
 
-from cli.run import temporal_command
+from cli.temporal_server import temporal_command
 from engine.discovery import load_plugins
 from engine.messages import SEARCH_ATTRIBUTES
 from engine.resources import capabilities_of, open_engine

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from engine.watchdog import READY
+
 
 class Beats:
     """The beats of one child, whichever process it is at the moment.
@@ -23,6 +25,7 @@ class Beats:
         self._reader: int | None = None
         self._silent = 0.0
         self._allowed = 0.0
+        self._ready = False
 
     def expect(self) -> int:
         """Expect a new process.
@@ -33,8 +36,13 @@ class Beats:
         self.close()
         self._reader, writer = os.pipe()
         os.set_blocking(self._reader, False)
-        self._silent, self._allowed = 0.0, self._start_seconds
+        self._silent, self._allowed, self._ready = 0.0, self._start_seconds, False
         return writer
+
+    def ready(self) -> bool:
+        """Whether the process has said that it can do its work."""
+        self._listen()
+        return self._ready
 
     def look(self, seconds: float) -> float | None:
         """Look for beats.
@@ -47,14 +55,20 @@ class Beats:
         """
         if self._reader is None or not self._silence_seconds:
             return None
-        heard = b""
-        with suppress(BlockingIOError):
-            heard = os.read(self._reader, 65536)
-        if heard:
+        if self._listen():
             self._silent, self._allowed = 0.0, self._silence_seconds
             return None
         self._silent += seconds
         return self._silent if self._silent > self._allowed else None
+
+    def _listen(self) -> bytes:
+        """What has come since it was last listened to."""
+        heard = b""
+        if self._reader is not None:
+            with suppress(BlockingIOError):
+                heard = os.read(self._reader, 65536)
+        self._ready = self._ready or READY in heard
+        return heard
 
     def close(self) -> None:
         """Expect nothing more."""

@@ -1,4 +1,4 @@
-"""metagov: the command tree."""
+"""metagov: the command tree; what a command needs is imported when it is called."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from cryptography.fernet import Fernet
 
 from engine.errors import EngineError
 from engine.settings import load_settings
@@ -28,6 +27,14 @@ def run() -> None:
     from cli.run import run_embedded
 
     raise typer.Exit(run_embedded(load_settings()))
+
+
+@app.command(hidden=True)
+def prepare(data_dir: Path) -> None:
+    """Look whether the engine can start, and bring its database forward, as `run` does first."""
+    from cli.prepare import prepare
+
+    prepare(load_settings(), data_dir)
 
 
 Beats = Annotated[
@@ -86,6 +93,8 @@ def restored(
 @app.command()
 def secret_key() -> None:
     """Print a fresh key for METAGOV_SECRET_KEY."""
+    from cryptography.fernet import Fernet
+
     typer.echo(Fernet.generate_key().decode())
 
 

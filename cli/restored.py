@@ -36,11 +36,16 @@ async def report(settings: Settings, *, again: bool, ran: bool) -> list[str]:
 
     Returns:
         What is to be printed, line by line.
+
+    Raises:
+        EngineError: A setting or the database does not fit; nothing was marked.
     """
     check_settings(settings)
     load_plugins(settings.plugin_path, settings.disabled_plugins)
     await bring_forward(settings, may_be_new=False)
     async with open_engine(settings, lazy=True) as engine:
+        if await engine.temporal.healthy():
+            await engine.temporal.check_namespace()
         before = await _present(engine.database)
         await notice_restored(engine, at_once=not ran)
         if (await _present(engine.database)).epoch == before.epoch:
@@ -50,12 +55,7 @@ async def report(settings: Settings, *, again: bool, ran: bool) -> list[str]:
         if present.put_right is not None:
             return [*lines, *_put_right(present.put_right), *_unknown(present.put_right)]
         if not await engine.temporal.healthy():
-            return [
-                *lines,
-                AT_THE_START,
-                f"Temporal does not answer at {settings.temporal_target}: "
-                "what else is not known any more cannot be counted.",
-            ]
+            return [*lines, AT_THE_START, _away(settings)]
         return [*lines, AT_THE_START, *_unknown(await count_unknown(engine, present))]
 
 
@@ -90,7 +90,7 @@ def _marked(present: DatabaseEpoch, *, anew: bool) -> list[str]:
 def _away(settings: Settings) -> str:
     return (
         f"Temporal does not answer at {settings.temporal_target}: "
-        "what is not known any more cannot be counted."
+        "what else is not known any more cannot be counted."
     )
 
 

@@ -99,7 +99,7 @@ async def open_engine(
     Raises:
         SettingsError: A setting does not work.
         DatabaseUnfitError: The database cannot be used.
-        RuntimeError: Temporal does not answer, and ``lazy`` is False.
+        UnavailableError: Temporal does not answer, and ``lazy`` is False.
     """
     async with AsyncExitStack() as stack:
         secrets = await open_keys(settings)

@@ -23,11 +23,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import TextIO
 
 BEAT_SECONDS = 1.0
+BEAT, READY = b".", b"r"
 STALLED = 70
 
 
 @asynccontextmanager
-async def watched_loop(stall_seconds: float, beats: int | None = None) -> AsyncIterator[None]:
+async def watched_loop(stall_seconds: float, beats: int | None = None) -> AsyncIterator[Watch]:
     """End the process if the event loop does not come round for some time, while inside.
 
     Args:
@@ -35,19 +36,21 @@ async def watched_loop(stall_seconds: float, beats: int | None = None) -> AsyncI
         beats: A file descriptor that is to be written to each time that the loop comes round.
 
     Yields:
-        Nothing.
+        The watch.
     """
-    watch = _Watch(stall_seconds, beats, sys.stderr)
+    watch = Watch(stall_seconds, beats, sys.stderr)
     watch.beat()
     task = asyncio.create_task(watch.go_on())
     try:
-        yield
+        yield watch
     finally:
         task.cancel()
         watch.end()
 
 
-class _Watch:
+class Watch:
+    """Watches the loop, and shows whoever started the process that it comes round."""
+
     def __init__(self, stall_seconds: float, beats: int | None, told: TextIO) -> None:
         self._stall_seconds = stall_seconds
         self._beats = beats
@@ -68,10 +71,11 @@ class _Watch:
         self._missed = 0
         if self._stall_seconds:
             signal.setitimer(signal.ITIMER_PROF, self._stall_seconds)
-        if self._beats is not None:
-            # A pipe that is full, or that nobody reads any more, misses nothing.
-            with suppress(BlockingIOError, BrokenPipeError):
-                os.write(self._beats, b".")
+        self._show(BEAT)
+
+    def ready(self) -> None:
+        """Show that the process can do its work."""
+        self._show(READY)
 
     async def go_on(self) -> None:
         """Show it again and again."""
@@ -85,6 +89,12 @@ class _Watch:
         if self._stall_seconds:
             signal.setitimer(signal.ITIMER_PROF, 0)
             faulthandler.unregister(signal.SIGPROF)
+
+    def _show(self, sign: bytes) -> None:
+        if self._beats is not None:
+            # A pipe that is full, or that nobody reads any more, misses nothing.
+            with suppress(BlockingIOError, BrokenPipeError):
+                os.write(self._beats, sign)
 
     def _look(self) -> None:
         while not self._ended.wait(self._every):

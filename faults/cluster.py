@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import psycopg
 
-from cli.run import temporal_command
+from cli.temporal_server import temporal_command
 from engine.settings import Settings
 from engine.store.database import open_database
 from engine.store.schema import migrate

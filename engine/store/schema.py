@@ -1,15 +1,13 @@
-"""The database's schema: applied by migrations, one set for both databases."""
+"""The database's schema: applied by migrations, one set for both databases.
+
+Alembic is imported where it is needed: processes that serve only ask which revision a database has.
+"""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
 
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlmodel import SQLModel
 
@@ -40,6 +38,7 @@ TABLES = (
 
 # Any number that is the same for all: it keeps migrations of several hosts apart.
 _MIGRATION_LOCK = 0x6D657461
+_MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 async def migrate(database: Database) -> str:
@@ -64,9 +63,9 @@ def newest_revision() -> str:
 
 @functools.cache
 def known_revisions() -> tuple[str, ...]:
-    """All revisions that there are, the newest first."""
-    scripts = ScriptDirectory.from_config(_config())
-    return tuple(script.revision for script in scripts.walk_revisions())
+    """All revisions that there are, the newest first: a migration's file begins with its own."""
+    files = (_MIGRATIONS / "versions").glob("[0-9]*_*.py")
+    return tuple(sorted((file.name.partition("_")[0] for file in files), reverse=True))
 
 
 def revision_of(connection: Connection) -> str | None:
@@ -109,6 +108,8 @@ async def differences(database: Database) -> list[object]:
     Returns:
         Alembic's list of differences; empty if there are none.
     """
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
 
     def compare(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -119,14 +120,12 @@ async def differences(database: Database) -> list[object]:
 
 
 def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
-    config = _config()
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    return config

@@ -5,21 +5,23 @@ from __future__ import annotations
 from datetime import timedelta
 
 from temporalio.client import Client
+from temporalio.service import RPCError
 
 from engine.errors import UnavailableError
 from engine.messages import SEARCH_ATTRIBUTES
-from engine.settings import Settings
+from engine.settings import Settings, SettingsError
 from engine.temporal.actions import Actions
 from engine.temporal.background import Background
 from engine.temporal.communities import Communities
-from engine.temporal.connection import (
-    connect,
+from engine.temporal.connection import connect
+from engine.temporal.namespace import (
     ensure_search_attributes,
+    keep_closed_workflows,
     missing_search_attributes,
 )
 from engine.temporal.past import Past
 from engine.temporal.processes import Processes
-from engine.temporal.rpc import Rpc
+from engine.temporal.rpc import OUT_OF_REACH, Rpc, is_outage
 
 __all__ = ["Temporal", "connect", "ensure_search_attributes"]
 
@@ -44,6 +46,7 @@ class Temporal:
 
     def __init__(self, client: Client, settings: Settings) -> None:
         self._rpc = rpc = Rpc(client, settings)
+        self._settings = settings
         self.client = client
         self.actions = Actions(rpc)
         self.processes = Processes(rpc)
@@ -61,12 +64,48 @@ class Temporal:
         except UnavailableError:
             return False
 
+    async def prepare(self) -> None:
+        """Wait for the server, and prepare its namespace for the engine.
+
+        An embedded server's is told as well how long to keep what has ended.
+
+        Raises:
+            SettingsError: The server has no such namespace, or refuses.
+            UnavailableError: It does not answer in time.
+        """
+        client, settings = self.client, self._settings
+        try:
+            await self._rpc.reach(lambda: ensure_search_attributes(client, SEARCH_ATTRIBUTES))
+            if settings.temporal_address is None:
+                days = settings.temporal_retention_days
+                await self._rpc.reach(lambda: keep_closed_workflows(client, days))
+        except (TimeoutError, *OUT_OF_REACH) as error:
+            server = f"The Temporal server at {settings.temporal_target}"
+            if isinstance(error, RPCError) and not is_outage(error):
+                raise SettingsError(
+                    f"{server} refuses to be prepared ({error.status.name.lower()}); see "
+                    "METAGOV_TEMPORAL_API_KEY and METAGOV_TEMPORAL_NAMESPACE"
+                ) from error
+            raise UnavailableError(f"{server} does not answer") from error
+
     async def prepared(self) -> bool:
-        """Whether a worker has made the engine's search attributes known to the server."""
+        """Whether a worker has prepared the server's namespace."""
         if not self._prepared:
-            asked = missing_search_attributes(self.client, SEARCH_ATTRIBUTES)
             try:
-                self._prepared = not await self._rpc.ask(asked, HEALTH_TIMEOUT)
-            except UnavailableError:
+                self._prepared = not await self._missing()
+            except (SettingsError, UnavailableError):
                 return False
         return self._prepared
+
+    async def check_namespace(self) -> None:
+        """Look whether the server has the namespace of the settings.
+
+        Raises:
+            SettingsError: It has not.
+            UnavailableError: It does not answer.
+        """
+        await self._missing()
+
+    async def _missing(self) -> list[str]:
+        asked = missing_search_attributes(self.client, SEARCH_ATTRIBUTES)
+        return await self._rpc.ask(asked, HEALTH_TIMEOUT)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,9 @@ from engine.store.database import open_database
 from engine.store.outside import Remembered
 from engine.store.schema import migrate
 from engine.store.secrets import SecretBox
+from sandbox.ports import free_ports
 from tests.conftest import REPOSITORY
-from tests.end_to_end.conftest import make_engine
+from tests.end_to_end.conftest import EngineProcess, make_engine
 
 # Root may write everything; without these it is held to a file's mode as others are.
 AS_ANYBODY = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
@@ -182,6 +185,35 @@ def test_a_database_that_is_gone_is_not_begun_anew(data: Path, command: str) -> 
     assert "metagov.sqlite" in told
     assert "put it back from the backup" in told
     assert not (data / "metagov.sqlite").exists()
+
+
+@pytest.mark.parametrize("command", ["restored", "worker"])
+def test_a_namespace_that_temporal_has_not(engine: EngineProcess, command: str) -> None:
+    """The server that is asked runs; nothing is marked as restored."""
+    address = f"127.0.0.1:{engine.environment['METAGOV_TEMPORAL_PORT']}"
+    before = epoch(engine)
+    told = refusal(
+        engine.data_dir,
+        command,
+        METAGOV_TEMPORAL_ADDRESS=address,
+        METAGOV_TEMPORAL_NAMESPACE="elsewhere",
+    )
+    assert "METAGOV_TEMPORAL_NAMESPACE: the Temporal server has no namespace 'elsewhere'" in told
+    assert epoch(engine) == before
+
+
+def epoch(engine: EngineProcess) -> int:
+    with closing(sqlite3.connect(engine.data_dir / "metagov.sqlite")) as database:
+        (epoch,) = database.execute("SELECT max(epoch) FROM database_epoch").fetchone()
+    return int(epoch)
+
+
+def test_a_worker_without_a_temporal_server(data: Path) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    told = refusal(
+        data, "worker", METAGOV_TEMPORAL_ADDRESS=address, METAGOV_WORKER_WAIT_SECONDS="1"
+    )
+    assert f"The Temporal server at {address} does not answer" in told
 
 
 def test_nothing_is_marked_as_restored_where_there_is_nothing(tmp_path: Path) -> None:

@@ -78,12 +78,29 @@ def test_a_bad_setting_is_one_clear_line(tmp_path: Path, setting: str, value: st
     assert "Traceback" not in out
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_it_runs_stops_it_as_well(tmp_path: Path, number: int) -> None:
+    engine = make_engine(tmp_path / "data")
+    process = engine.popen()
+    # From here on it heeds signals.
+    while not (engine.data_dir / "engine.lock").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    assert "Stopped; all data is kept." in out
+    assert "Traceback" not in out
+
+
 def test_a_child_that_dies_is_started_again(engine: EngineProcess) -> None:
     engine.put("c", {"name": "randomness", "config": {}})
     for name in ("worker", "API", "Temporal server"):
         os.kill(engine.children()[name], signal.SIGKILL)
         answer = _patiently(engine)
         assert answer.json()["value"] >= 0
+        assert f"The {name} ended by SIGKILL; starting it again\n" in "".join(engine.output)
 
 
 def _patiently(engine: EngineProcess) -> httpx.Response:

@@ -18,7 +18,7 @@ import pytest
 from temporalio.client import Client
 
 from api.app import create_app
-from cli.run import temporal_command
+from cli.temporal_server import temporal_command
 from engine.messages import SEARCH_ATTRIBUTES
 from engine.sdk.registry import Registry
 from engine.settings import Settings
@@ -57,7 +57,7 @@ async def world(
     async with AsyncExitStack() as stack:
         stack.callback(server.stop)
         server.start()
-        client = await eventually(lambda: _connected(settings), seconds=60)
+        client = await connect(settings)
         await eventually(lambda: _prepared(client), seconds=60)
         limits = {
             "worker_wait_seconds": 1,
@@ -67,13 +67,6 @@ async def world(
         url = f"sqlite:///{tmp_path / 'engine.sqlite'}"
         running = await stack.enter_async_context(run_engine(client, url, tmp_path, **limits))
         yield World(running, server, settings)
-
-
-async def _connected(settings: Settings) -> Client | None:
-    try:
-        return await connect(settings)
-    except RuntimeError:
-        return None
 
 
 async def _prepared(client: Client) -> bool:

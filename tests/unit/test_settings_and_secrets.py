@@ -6,12 +6,20 @@ import stat
 from pathlib import Path
 
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from cryptography.fernet import Fernet
 
 from engine.resources import check_settings
 from engine.settings import Settings, SettingsError, load_settings, unknown_settings
 from engine.store.database import database_url, open_database
-from engine.store.schema import current_revision, differences, migrate, newest_revision
+from engine.store.schema import (
+    current_revision,
+    differences,
+    known_revisions,
+    migrate,
+    newest_revision,
+)
 from engine.store.secrets import (
     SecretBox,
     make_secret_box,
@@ -21,6 +29,7 @@ from engine.store.secrets import (
     secret_values,
     unmask,
 )
+from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -94,6 +103,13 @@ async def test_migrations_make_the_tables_that_the_code_has(database_url: str) -
     assert await current_revision(database) == newest_revision()
     assert await differences(database) == []
     await database.close()
+
+
+def test_revisions_are_those_that_alembic_finds() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(REPOSITORY / "engine/store/migrations"))
+    scripts = ScriptDirectory.from_config(config).walk_revisions()
+    assert known_revisions() == tuple(script.revision for script in scripts)
 
 
 def test_the_door_shows_what_it_says() -> None:

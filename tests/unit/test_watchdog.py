@@ -24,12 +24,14 @@ def compute():
     re.match("(a+)+$", "a" * 60 + "b")
 
 async def main(stall_seconds, how, beats):
-    async with watched_loop(stall_seconds, beats):
+    async with watched_loop(stall_seconds, beats) as watch:
         print("watched", flush=True)
         if how == "compute":
             threading.Thread(target=compute, daemon=True).start()
         if how == "sleep":
             time.sleep(60)
+        if how == "ready":
+            watch.ready()
         await asyncio.sleep(float(how) if how[0].isdigit() else 60)
     time.sleep(2)
     print("ended", flush=True)
@@ -127,4 +129,19 @@ def test_whoever_asks_for_no_beats_kills_nobody() -> None:
     writer = beats.expect()
     assert beats.look(1000) is None
     os.close(writer)
+    beats.close()
+
+
+def test_a_process_says_once_that_it_is_ready() -> None:
+    beats = Beats(start_seconds=5, silence_seconds=1)
+    for how in ("60", "ready"):
+        writer = beats.expect()
+        with program(0, how, writer):
+            os.close(writer)
+            deadline = time.monotonic() + (2.5 if how == "60" else 30)
+            while not beats.ready() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert beats.ready() is (how == "ready")
+    os.close(beats.expect())
+    assert not beats.ready()
     beats.close()
