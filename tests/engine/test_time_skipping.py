@@ -7,30 +7,25 @@ from datetime import timedelta
 
 import pytest
 from temporalio.client import Client
-from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
+from temporalio.testing import TimeSkipper, TimeSkippingConfig
 
-from engine.messages import SEARCH_ATTRIBUTES
-from engine.temporal import ensure_search_attributes
 from sandbox.opencollective.api import create_app
 from sandbox.opencollective.models import EMOJI, SLUG
 from sandbox.opencollective.state import API_KEY, OpenCollectiveTwin
-from tests.conftest import TEMPORAL, TEMPORAL_ARGUMENTS, new_database
+from tests.conftest import new_database
 from tests.engine.conftest import RunningEngine, run_engine
+from tests.server_processes import temporal_server
 from tests.servers import eventually, serve
 
 WEEK = 7 * 24 * 60
 
 
 @pytest.fixture(scope="module")
-async def skipping() -> AsyncIterator[Client]:
+async def skipping(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     """A server whose time runs ahead as soon as nothing is left to do."""
-    async with await WorkflowEnvironment.start_time_skipping_v2(
-        ts_config=TimeSkippingConfig(enabled=True, max_session_skip_count=100_000),
-        dev_server_existing_path=TEMPORAL,
-        dev_server_extra_args=TEMPORAL_ARGUMENTS,
-    ) as environment:
-        await ensure_search_attributes(environment.client, SEARCH_ATTRIBUTES)
-        yield environment.client
+    config = TimeSkippingConfig(enabled=True, max_session_skip_count=100_000)
+    async with temporal_server(tmp_path_factory.mktemp("temporal")) as client:
+        yield TimeSkipper(client, config=config).client
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
