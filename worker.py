@@ -21,7 +21,6 @@ from engine.activities.actions import ActionActivities
 from engine.activities.batched_polls import BatchedPollActivities
 from engine.activities.communities import CommunityActivities
 from engine.activities.deliveries import DeliveryActivities
-from engine.activities.polls import PollActivities
 from engine.activities.processes import ProcessActivities
 from engine.activities.producers import ProducerActivities
 from engine.activities.reconciliation import ReconciliationActivities
@@ -68,7 +67,7 @@ def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]
         activities=[
             actions.perform_action,
             processes.invoke_process,
-            PollActivities(engine).poll_process,
+            processes.poll_process,
             BatchedPollActivities(engine).poll_processes,
             processes.read_process,
             processes.route_webhooks,

@@ -11,22 +11,15 @@ import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 
-from engine.activities.process_calls import (
-    LoadedProcess,
-    as_loaded,
-    lock,
-    snapshot_of,
-    store_change,
-)
 from engine.errors import EngineError, PluginPausedError, WorkerLostError
-from engine.invocations.effects import start_deliveries, store_effects
+from engine.invocations.effects import Effects, effects_of, start_deliveries
 from engine.invocations.heartbeat import again_in, remember, remembered, with_heartbeat
 from engine.invocations.loading import LoadedPlugin, load_plugin
 from engine.invocations.lost_calls import clear, forgive, is_suspect
-from engine.invocations.pacing import noting_limits, wait_for_poll
+from engine.invocations.pacing import call_at_once, wait_for_poll
+from engine.invocations.process import ChangeProcess, load_process, lock, snapshot_of
 from engine.messages import COMPLETED, PollTogether, ProcessRecord
 from engine.resources import Engine
-from engine.sdk.process import ProcessSnapshot
 from engine.sdk.registry import ProcessDeclaration, Registry
 from engine.store import communities, processes
 from engine.store.processes import GovernanceProcess
@@ -114,19 +107,16 @@ class BatchedPollActivities:
         rows: Sequence[GovernanceProcess],
         key: str,
     ) -> None:
-        loaded = [as_loaded(plugin, row, declaration) for row in rows]
+        loaded = [load_process(plugin, row, declaration) for row in rows]
         what = f"the update_many of process '{declaration.name}'"
         cls: Any = declaration.cls
         objects = [item.process for item in loaded]
         try:
-            await noting_limits(self._engine, plugin, what, cls.update_many, objects)
-            changed = [
-                (item, snapshot)
-                for item in loaded
-                if (snapshot := snapshot_of(self._engine, item)) and _changed(item, snapshot)
-            ]
-            shared = plugin.context.state.changes() or plugin.context.events
-            records = await self._commit(plugin, changed) if changed or shared else []
+            await call_at_once(self._engine, plugin, what, cls.update_many, objects)
+            made = [ChangeProcess(item, snapshot_of(self._engine, item)) for item in loaded]
+            changed = [change for change in made if change.changes_anything]
+            effects = effects_of(self._engine, plugin)
+            records = await self._commit(plugin, changed, effects) if changed or effects else []
         except WorkerLostError:
             raise
         except EngineError as error:
@@ -138,19 +128,19 @@ class BatchedPollActivities:
             log.info("poll brought news", name=declaration.name, key=key, processes=len(records))
 
     async def _commit(
-        self, plugin: LoadedPlugin, changed: Sequence[tuple[LoadedProcess, ProcessSnapshot]]
+        self, plugin: LoadedPlugin, changed: Sequence[ChangeProcess], effects: Effects
     ) -> list[ProcessRecord]:
         """Store all of it at once; a process that changed meanwhile is left to the next poll."""
 
         async def store(session: AsyncSession) -> tuple[list[ProcessRecord], list[str]]:
-            records, items = [], []
-            for item, snapshot in sorted(changed, key=lambda pair: pair[0].row.id):
-                row = await lock(session, item.row.id)
-                if row.status == COMPLETED or row.updated_at != item.row.updated_at:
+            records, items = [], effects.items
+            for change in sorted(changed, key=lambda change: change.loaded.row.id):
+                row = await lock(session, change.loaded.row.id)
+                if row.status == COMPLETED or row.updated_at != change.loaded.row.updated_at:
                     continue
-                items += await store_change(session, row, snapshot, item.state, "update")
+                items += await change.store(session, row)
                 records.append(row.record())
-            items += await store_effects(self._engine, session, plugin)
+            await effects.store(session)
             return records, items
 
         records, items = await self._engine.database.persist(store)
@@ -161,10 +151,6 @@ class BatchedPollActivities:
 def _first_of(rows: Sequence[GovernanceProcess], process_id: str | None) -> int:
     """Where in the rows a process stands; at their beginning if it has ended meanwhile."""
     return next((index for index, row in enumerate(rows) if row.id == process_id), 0)
-
-
-def _changed(item: LoadedProcess, snapshot: ProcessSnapshot) -> bool:
-    return item.is_news(snapshot) or item.had_own_effects(snapshot)
 
 
 async def poll_together(engine: Engine, community: str | None = None) -> int:

@@ -13,7 +13,6 @@ from temporalio import activity
 
 from engine.activities.batched_polls import poll_together
 from engine.activities.communities import tasks_of, withdraw_abandoned_changes
-from engine.activities.process_calls import end_process
 from engine.activities.restored import (
     complete_from_result,
     notice_restored,
@@ -22,6 +21,7 @@ from engine.activities.restored import (
 )
 from engine.activities.routing import route_accepted, route_again
 from engine.invocations.heartbeat import again_in, with_heartbeat
+from engine.invocations.process import end_process
 from engine.messages import COMPLETED
 from engine.resources import Engine, capabilities_of
 from engine.sdk.registry import ProcessDeclaration, Registry

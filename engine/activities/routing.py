@@ -22,11 +22,11 @@ from engine.errors import (
 )
 from engine.invocations.heartbeat import again_in, try_again
 from engine.invocations.loading import LoadedPlugin, load_plugin
-from engine.invocations.pacing import noting_limits
+from engine.invocations.pacing import call_at_once
+from engine.invocations.receiver import request_of
 from engine.messages import COMPLETED
 from engine.resources import Engine, capabilities_of
 from engine.sdk.registry import PluginDeclaration, Registry
-from engine.sdk.webhook import WebhookRequest
 from engine.store import communities, processes, webhooks
 from engine.store.database import utc_now
 from engine.store.processes import GovernanceProcess
@@ -191,10 +191,9 @@ async def _keys(engine: Engine, loaded: LoadedPlugin, row: ReceivedWebhook) -> l
     reader = getattr(loaded.plugin, "webhook_key", None)
     if reader is None:
         return None
-    request = WebhookRequest(body=row.body, headers=row.headers, query=row.query, path=row.path)
     what = f"the webhook_key of '{loaded.declaration.name}'"
     try:
-        keys = await noting_limits(engine, loaded, what, reader, request)
+        keys = await call_at_once(engine, loaded, what, reader, request_of(row))
     except UnavailableError:
         raise
     except EngineError:

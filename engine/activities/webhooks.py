@@ -10,41 +10,32 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 import structlog
-from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
 
 from engine.activities.routing import route, route_up_to, turn
 from engine.errors import (
     EngineError,
-    PluginPausedError,
     UnavailableError,
-    WorkerLostError,
     describe,
 )
-from engine.invocations.effects import start_deliveries, store_effects
 from engine.invocations.heartbeat import (
     again_in,
     give_up,
-    last_unforeseen_try,
     try_again,
     with_heartbeat,
 )
 from engine.invocations.loading import LoadedPlugin, load_plugin
-from engine.invocations.lost_calls import clear, is_suspect
-from engine.invocations.pacing import noting_limits
+from engine.invocations.policy import RECEIVER
+from engine.invocations.receiver import ReceiverCall
+from engine.invocations.run import or_end, try_once
 from engine.messages import ReceiveWebhook
 from engine.resources import Engine
-from engine.sdk.webhook import WebhookRequest
 from engine.store import communities, invocations, processes, webhooks
 from engine.store.communities import EnabledInstance
-from engine.store.database import is_outage, utc_now
-from engine.store.invocations import DONE, Invocation
 from engine.store.webhooks import FAILED, HANDLED, RECEIVED, ReceivedWebhook
 
 log = structlog.get_logger()
 
-MOST_TRIES = 8
 # So long a webhook waits in its slot for others of its instance; then it comes back.
 LONGEST_WAIT_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
@@ -74,18 +65,17 @@ class WebhookActivities:
         await with_heartbeat(self._handle_or_end(webhook.webhook_id))
 
     async def _handle_or_end(self, webhook_id: str) -> None:
-        try:
-            await self._handle(webhook_id)
-        except (ApplicationError, UnavailableError):
-            raise
-        except Exception as error:
-            if is_outage(error) or not last_unforeseen_try():
-                raise
+        async def end() -> None:
             log.exception("webhook not handled", webhook=webhook_id)
             failed = describe(EngineError("The engine failed; its log tells more"))
             await self._engine.database.persist(
                 lambda session: webhooks.note_try(session, webhook_id, FAILED, failed)
             )
+
+        try:
+            await or_end(self._handle(webhook_id), end)
+        except UnavailableError as error:
+            raise try_again(error) from None
 
     async def _handle(self, webhook_id: str) -> None:
         async with self._engine.database.read() as session:
@@ -135,36 +125,21 @@ class WebhookActivities:
             slots.release()
 
     async def _handle_in_turn(self, row: ReceivedWebhook, enabled: EnabledInstance) -> None:
-        mark = f"webhook:{row.reference}"
-        try:
-            suspect = await is_suspect(self._engine, mark, enabled)
-            async with self._engine.database.read() as session:
-                loaded = await load_plugin(self._engine, session, enabled, mark)
-        except PluginPausedError as error:
-            raise try_again(error, error.retry_after_seconds) from None
-        except EngineError as error:
-            await self._route_lost(row, enabled, mark)
-            await self._finish(row, FAILED, describe(error))
-            raise give_up(error) from None
-        loaded.isolated |= suspect
-        request = WebhookRequest(body=row.body, headers=row.headers, query=row.query, path=row.path)
-        failure: EngineError | None = None
-        if loaded.declaration.receiver is not None:
-            try:
-                await self._receive(loaded, row, request, mark)
-            except UnavailableError as error:
-                # It was not called, so this is none of its tries.
-                raise try_again(error) from None
-            except EngineError as error:
-                failure = error
+        call = ReceiverCall(self._engine, row, enabled)
+        failure = await try_once(self._engine, call)
+        if call.plugin is None:
+            assert failure is not None
+            await self._route_lost(row, enabled)
+            await self._finish(row, FAILED, describe(failure))
+            raise give_up(failure)
         async with turn(row.instance_id):
             # A receiver that fails must not keep the processes waiting.
-            concerned = await self._route(loaded, row)
-            last = row.tries + 1 >= MOST_TRIES or isinstance(failure, WorkerLostError)
+            concerned = await self._route(call.plugin, row)
+            delay = RECEIVER.next_try(failure, row.tries + 1) if failure is not None else None
+            last = delay is None
             told = describe(failure) if failure is not None else None
             await self._finish(row, _status_after(failure, last=last), told)
         if failure is None:
-            await clear(self._engine, mark)
             log.info(
                 "webhook handled",
                 webhook=row.id,
@@ -174,56 +149,13 @@ class WebhookActivities:
             )
             return
         log.warning("webhook receiver failed", webhook=row.id, plugin=row.plugin, kind=failure.kind)
-        if not last:
-            raise try_again(failure, getattr(failure, "retry_after_seconds", None))
-        raise give_up(failure)
+        raise give_up(failure) if delay is None else try_again(failure, delay or None)
 
-    async def _receive(
-        self, loaded: LoadedPlugin, row: ReceivedWebhook, request: WebhookRequest, mark: str
-    ) -> None:
-        receiver = loaded.declaration.receiver
-        assert receiver is not None
-        async with self._engine.database.read() as session:
-            if await invocations.get_invocation(session, mark) is not None:
-                return
-        await noting_limits(
-            self._engine,
-            loaded,
-            f"the webhook receiver of '{row.plugin}'",
-            getattr(loaded.plugin, receiver.method),
-            request,
-        )
-
-        async def store(session: AsyncSession) -> list[str]:
-            done = await invocations.get_invocation(session, mark)
-            if done is not None:
-                items: list[str] = (done.result or {}).get("items", [])
-                return items
-            items = await store_effects(self._engine, session, loaded)
-            session.add(
-                Invocation(
-                    id=mark,
-                    community=row.community,
-                    instance_id=row.instance_id,
-                    plugin=row.plugin,
-                    target=receiver.method,
-                    status=DONE,
-                    result={"items": items},
-                    finished_at=utc_now(),
-                )
-            )
-            return items
-
-        await start_deliveries(
-            self._engine, row.community, await self._engine.database.persist(store)
-        )
-
-    async def _route_lost(self, row: ReceivedWebhook, enabled: EnabledInstance, mark: str) -> None:
+    async def _route_lost(self, row: ReceivedWebhook, enabled: EnabledInstance) -> None:
         """Signal the processes of a webhook whose receiver is not called any more."""
+        called = replace(enabled, stopped_until=None)
         async with self._engine.database.read() as session:
-            loaded = await load_plugin(
-                self._engine, session, replace(enabled, stopped_until=None), mark
-            )
+            loaded = await load_plugin(self._engine, session, called, f"webhook:{row.reference}")
         loaded.isolated = True
         async with turn(row.instance_id):
             await self._route(loaded, row)

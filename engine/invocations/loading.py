@@ -57,6 +57,11 @@ class LoadedPlugin:
         """The community's name."""
         return self.context.community.name
 
+    @property
+    def instance(self) -> tuple[str, str, str]:
+        """Community, plugin and id of the instance."""
+        return self.community, self.declaration.name, self.instance_id
+
 
 async def load_plugin(
     engine: Engine, session: AsyncSession, enabled: EnabledInstance, key: str

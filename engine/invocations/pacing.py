@@ -30,7 +30,7 @@ SLOT = "slot"
 AGAIN_SECONDS = 0.2
 
 
-async def paced_call(
+async def call_in_turn(
     engine: Engine,
     loaded: LoadedPlugin,
     what: str,
@@ -68,10 +68,10 @@ async def paced_call(
             retry_after_seconds=wait.total_seconds(),
         )
     await asyncio.sleep(max(0.0, wait.total_seconds()))
-    return await noting_limits(engine, loaded, what, method, *args, **kwargs)
+    return await call_at_once(engine, loaded, what, method, *args, **kwargs)
 
 
-async def noting_limits(
+async def call_at_once(
     engine: Engine,
     loaded: LoadedPlugin,
     what: str,

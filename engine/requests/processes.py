@@ -9,7 +9,6 @@ from typing import Any
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.activities.process_calls import end_process
 from engine.errors import (
     BadRequestError,
     EngineError,
@@ -23,6 +22,7 @@ from engine.errors import (
     Violation,
     describe,
 )
+from engine.invocations.process import end_process
 from engine.messages import COMPLETED, CloseProcess, ProcessRecord
 from engine.requests.accepting import Once, accept, accept_of_instance, answering, hand_over
 from engine.requests.documents import check

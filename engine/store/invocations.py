@@ -196,6 +196,39 @@ async def get_invocation(session: AsyncSession, invocation_id: str) -> Invocatio
     return await session.get(Invocation, invocation_id)
 
 
+def mark_of(
+    call_id: str,
+    instance: tuple[str, str, str],
+    target: str,
+    result: dict[str, Any],
+    error: dict[str, Any] | None = None,
+) -> Invocation:
+    """Make the mark that a call is done, to be stored with what it did.
+
+    Args:
+        call_id: The mark's id.
+        instance: Community, plugin and id of the instance that was called.
+        target: What was called.
+        result: What it led to.
+        error: Its error, if it failed.
+
+    Returns:
+        The mark.
+    """
+    community, plugin, instance_id = instance
+    return Invocation(
+        id=call_id,
+        community=community,
+        plugin=plugin,
+        instance_id=instance_id,
+        target=target,
+        status=DONE,
+        result=result,
+        error=error,
+        finished_at=utc_now(),
+    )
+
+
 async def find_with_instance(
     session: AsyncSession, invocation_id: str
 ) -> tuple[Invocation, EnabledInstance | None] | None:

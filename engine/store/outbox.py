@@ -34,7 +34,8 @@ _FORGOTTEN_AT_ONCE = 1000
 Waiting = tuple[datetime, str, str]
 
 
-def _new_item_id() -> str:
+def new_item_id() -> str:
+    """Make an id for an item that is not stored yet."""
     return f"msg_{new_id()}"
 
 
@@ -63,7 +64,7 @@ class OutboxItem(SQLModel, table=True):
         Index("outbox_item_feed", "sequence", unique=True),
     )
 
-    id: str = Field(default_factory=_new_item_id, primary_key=True, max_length=40)
+    id: str = Field(default_factory=new_item_id, primary_key=True, max_length=40)
     community: str = Field(max_length=NAME_MAX_LENGTH)
     position: int = Field(sa_column=Column(BigInteger, nullable=False))
     epoch: int = Field(sa_column=Column(BigInteger, nullable=False))
@@ -131,7 +132,7 @@ async def append(
     counter = await _counter(session, community)
     counter.position += 1
     item = OutboxItem(
-        id=item_id or _new_item_id(),
+        id=item_id or new_item_id(),
         community=community,
         position=counter.position,
         epoch=counter.epoch,

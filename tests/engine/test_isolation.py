@@ -14,12 +14,14 @@ import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from engine.activities.process_calls import LoadedProcess, load_process
 from engine.errors import PluginCodeError, RateLimitError, WorkerLostError
 from engine.invocations.heartbeat import CUT_OFF, ENDED, with_heartbeat
 from engine.invocations.loading import LoadedPlugin, load_plugin
 from engine.invocations.lost_calls import is_suspect
-from engine.invocations.pacing import noting_limits
+from engine.invocations.pacing import call_at_once
+from engine.invocations.process import LoadedProcess
+from engine.invocations.process_calls import CloseCall
+from engine.messages import InvokeProcess
 from engine.sdk.parameters import Parameters
 from engine.sdk.webhook import WebhookRequest
 from engine.store import communities, pacing
@@ -43,9 +45,7 @@ async def call(running: RunningEngine, loaded: LoadedPlugin, method: Any, *args:
     """Make the call as an activity does."""
 
     async def activity() -> Any:
-        return await with_heartbeat(
-            noting_limits(running.engine, loaded, "the call", method, *args)
-        )
+        return await with_heartbeat(call_at_once(running.engine, loaded, "the call", method, *args))
 
     environment = ActivityEnvironment()
     environment.info = replace(
@@ -78,11 +78,18 @@ async def test_results_events_and_state_come_back(running: RunningEngine, commun
     assert loaded.context.state.changes().increments == {"n": 2}
 
 
+async def loaded_process(running: RunningEngine, process_id: str) -> LoadedProcess:
+    """A process, ready for one call."""
+    call = CloseCall(running.engine, InvokeProcess(process_id, "call-1", "close"))
+    call.counts_losses = False
+    assert await call.load() is None and call.loaded is not None
+    return call.loaded
+
+
 @one_database
 async def test_what_became_of_a_process_comes_back(running: RunningEngine, community: str) -> None:
     started = await running.start(community, "durable.vote", id="v", title="A vote")
-    loaded = await load_process(running.engine, started.json()["id"], "call-1", counts_losses=False)
-    assert isinstance(loaded, LoadedProcess)
+    loaded = await loaded_process(running, started.json()["id"])
     loaded.plugin.isolated = True
     request = WebhookRequest(body=b"one", headers={}, query={}, path="/")
     process: Any = loaded.process
@@ -134,8 +141,7 @@ async def test_attributes_that_cannot_be_sent_stay_behind(
 ) -> None:
     started = await running.start(community, "poisonous.vote")
     process_id = started.json()["id"]
-    loaded = await load_process(running.engine, process_id, "call-1", counts_losses=False)
-    assert isinstance(loaded, LoadedProcess)
+    loaded = await loaded_process(running, process_id)
     loaded.plugin.isolated = True
     process: Any = loaded.process
     await call(running, loaded.plugin, process.start, process.parameters)

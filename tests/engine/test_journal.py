@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sqlmodel import col, select
 from temporalio.common import RetryPolicy
 
 from engine.activities.reconciliation import ReconciliationActivities
+from engine.invocations.policy import RECEIVER
 from engine.store import communities, webhooks
 from engine.store.database import utc_now
 from engine.store.webhooks import ReceivedWebhook
@@ -220,7 +222,8 @@ async def test_webhooks_of_a_plugin_that_is_no_longer_there(place: Place) -> Non
 async def test_a_receiver_is_tried_so_often_and_then_fails(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.activities.webhooks.MOST_TRIES", 2)
+    twice = replace(RECEIVER, most_tries=2)
+    monkeypatch.setattr("engine.activities.webhooks.RECEIVER", twice)
     text = f"fail-{uuid4()}"
     await place.hook(text)
     webhook = await place.only("failed")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from engine.activities.processes import ProcessActivities
 from engine.errors import OutcomeUnknownError
+from engine.invocations.process_calls import StartCall
 from engine.messages import Capabilities, InvokeProcess
 from engine.store import communities, invocations, pacing, processes
 from engine.store.communities import CommunityChange
@@ -132,9 +132,8 @@ async def test_a_try_that_fails_after_another_has_ended_well_is_no_failure(
     async with running.engine.database.read() as session:
         assert await invocations.get_invocation(session, mark) is not None
     second = InvokeProcess(process_id=started["id"], invocation_id=mark, method="start")
-    outcome = await ProcessActivities(running.engine)._end_failed(
-        second, OutcomeUnknownError("A first try was cut off"), unknown=True
-    )
+    cut_off = OutcomeUnknownError("A first try was cut off")
+    outcome = await StartCall(running.engine, second).fail(cut_off)
     assert (outcome.failure, outcome.record.status) == (None, "pending")
 
 

@@ -1,0 +1,100 @@
+"""One row for each kind of call: may it be repeated, does it wait for its turn, how many tries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from engine.errors import (
+    EngineError,
+    OutcomeUnknownError,
+    PlatformDownError,
+    PluginPausedError,
+    PluginTimeoutError,
+    RateLimitError,
+    StateConflictError,
+    UnavailableError,
+    WorkerLostError,
+)
+
+Kinds = tuple[type[EngineError], ...]
+
+# What a call that failed of these may have done on the platform is not known.
+UNKNOWN: Kinds = (OutcomeUnknownError, PlatformDownError, PluginTimeoutError, StateConflictError)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What holds for a kind of call.
+
+    A failure that proves that nothing was done is always a reason to try again; the others only
+    where doing it twice leads to the same end.
+
+    Attributes:
+        once: Whether it is made once only: what became of a try that was cut off is not known.
+        paced: Whether it waits for its turn in the platform's rate; what tells of something that
+            has happened already does not.
+        most_tries: How many tries it is given.
+        repeats: Failures after which it is tried again, beside those that prove it safe.
+        waits_out: Failures that are waited out, however many tries that takes.
+        longest_pause: How many seconds that a platform asks for are waited for.
+        shortens: Whether a longer pause is shortened; else the call is given up.
+        pause: Seconds until the next try where the platform asks for none; 0: the usual pace.
+    """
+
+    once: bool = False
+    paced: bool = True
+    most_tries: int = 3
+    repeats: Kinds = ()
+    waits_out: Kinds = ()
+    longest_pause: float = 5.0
+    shortens: bool = False
+    pause: float = 0.0
+
+    def next_try(self, error: EngineError, tries: int) -> float | None:
+        """When a call that failed is tried again.
+
+        Args:
+            error: Why it failed.
+            tries: How many tries there were.
+
+        Returns:
+            Seconds from now, 0 for the usual pace; None: not at all.
+        """
+        if isinstance(error, WorkerLostError):
+            return None
+        asked = getattr(error, "retry_after_seconds", None) or self.pause
+        patient = asked <= self.longest_pause
+        pause = min(asked, self.longest_pause) if self.shortens else asked
+        if isinstance(error, self.waits_out):
+            return pause
+        safe = error.nothing_done or isinstance(error, self.repeats)
+        return pause if safe and tries < self.most_tries and (patient or self.shortens) else None
+
+
+ACTION = Policy(once=True)
+IDEMPOTENT_ACTION = Policy(repeats=(PlatformDownError, StateConflictError))
+START = Policy(once=True)
+# The next try looks for what this one made, and a platform that failed is given some time.
+FINDABLE_START = replace(START, most_tries=4, repeats=(EngineError,), shortens=True, pause=5.0)
+CLOSE = Policy(waits_out=(StateConflictError,))
+# A close does not wait for longer than a pause, and looks anew whether it is due.
+PROCESS_WEBHOOK = Policy(
+    paced=False,
+    most_tries=5,
+    repeats=(EngineError,),
+    waits_out=(PluginPausedError, RateLimitError, StateConflictError, UnavailableError),
+    longest_pause=15.0,
+    shortens=True,
+)
+RECEIVER = Policy(
+    paced=False,
+    most_tries=8,
+    repeats=(EngineError,),
+    waits_out=(PluginPausedError, UnavailableError),
+    longest_pause=86400.0,
+    shortens=True,
+)
+# The next run of the schedule is the next try.
+TASK = Policy(most_tries=1, waits_out=(StateConflictError,))
+# The next poll is the next try; it has waited for its turn before.
+POLL = Policy(paced=False, most_tries=1)

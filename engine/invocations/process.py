@@ -1,0 +1,239 @@
+"""A process, loaded for one call of its class; and what a call made of it, stored."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+
+import structlog
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from engine.errors import PluginCodeError
+from engine.invocations.effects import append_record, start_deliveries
+from engine.invocations.loading import LoadedPlugin, modules_of
+from engine.messages import COMPLETED, ProcessRecord
+from engine.resources import Engine
+from engine.sdk.parameters import Parameters
+from engine.sdk.process import GovernanceProcess as ProcessObject
+from engine.sdk.process import ProcessContext, ProcessSnapshot
+from engine.sdk.registry import ProcessDeclaration
+from engine.sdk.state import State
+from engine.store import processes
+from engine.store.database import utc_now
+from engine.store.processes import GovernanceProcess
+
+log = structlog.get_logger()
+
+# What the workflow and drivers know of a process; the rest of it is the engine's own.
+NEWS = ("outcome", "errors", "url", "closing_at")
+OWN = ("title", "correlation_key", "poll_every_seconds")
+
+
+@dataclass
+class LoadedProcess:
+    """A process, ready for one call.
+
+    Attributes:
+        row: The process as it was stored.
+        plugin: Its plugin instance.
+        declaration: What its class declares.
+        process: The object that stands for it during the call.
+        state: Its own data during the call.
+    """
+
+    row: GovernanceProcess
+    plugin: LoadedPlugin
+    declaration: ProcessDeclaration
+    process: ProcessObject
+    state: State
+
+    @property
+    def name(self) -> str:
+        """``{plugin}.{slug}``."""
+        return self.declaration.name
+
+    def is_news(self, snapshot: ProcessSnapshot) -> bool:
+        """Whether the record that the workflow and drivers know has changed."""
+        return snapshot.status == COMPLETED or _differ(self.row, snapshot, NEWS)
+
+    def had_effects(self, snapshot: ProcessSnapshot) -> bool:
+        """Whether there is anything else to store."""
+        shared = self.plugin.context
+        return self.had_own_effects(snapshot) or bool(shared.state.changes() or shared.events)
+
+    def had_own_effects(self, snapshot: ProcessSnapshot) -> bool:
+        """Whether there is anything else of the process itself to store."""
+        return bool(
+            _differ(self.row, snapshot, OWN)
+            or snapshot.poll_again_seconds is not None
+            or self.state.written()
+        )
+
+
+def _differ(row: GovernanceProcess, snapshot: ProcessSnapshot, names: tuple[str, ...]) -> bool:
+    return any(getattr(row, name) != getattr(snapshot, name) for name in names)
+
+
+def load_process(
+    plugin: LoadedPlugin, row: GovernanceProcess, declaration: ProcessDeclaration
+) -> LoadedProcess:
+    """Make the object that stands for a process during one call.
+
+    Args:
+        plugin: Its plugin instance, loaded.
+        row: The process.
+        declaration: What its class declares.
+
+    Returns:
+        The process, ready for one call.
+    """
+    # Copies: what plugin code changes in place is found against what was read.
+    stored = {f.name: deepcopy(getattr(row, f.name)) for f in fields(ProcessContext)}
+    stored["parameters"] = Parameters(stored["parameters"], declaration.input_schema)
+    stored["state"] = State(row.state, modules_of(plugin.declaration))
+    context = ProcessContext(**stored)
+    process = declaration.cls(context, plugin.plugin)
+    plugin.processes.append(process)
+    return LoadedProcess(row, plugin, declaration, process, context.state)
+
+
+def snapshot_of(engine: Engine, loaded: LoadedProcess) -> ProcessSnapshot:
+    """Read off and check what a call made of a process.
+
+    Args:
+        engine: What all activities share.
+        loaded: The process after the call.
+
+    Returns:
+        Plain data.
+
+    Raises:
+        PluginCodeError: An attribute or a value of its state cannot be stored, or is too large.
+    """
+    snapshot = loaded.process.snapshot()
+    size = len(json.dumps([snapshot.outcome, snapshot.errors]))
+    most = engine.settings.record_max_bytes
+    if size > most:
+        raise PluginCodeError(
+            f"outcome and errors of process '{loaded.name}' are {size} bytes of "
+            f"JSON; allowed are {most}"
+        )
+    loaded.state.written()
+    return snapshot
+
+
+@dataclass(frozen=True)
+class ChangeProcess:
+    """What a call made of a process.
+
+    Attributes:
+        loaded: The process after the call.
+        snapshot: What the call made of it.
+        starts: Whether the call was its ``start``, whose outcome the request's own answer gives.
+    """
+
+    loaded: LoadedProcess
+    snapshot: ProcessSnapshot
+    starts: bool = False
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether there is anything of the process to store."""
+        loaded, snapshot = self.loaded, self.snapshot
+        return loaded.is_news(snapshot) or loaded.had_own_effects(snapshot)
+
+    async def store(self, session: AsyncSession, row: GovernanceProcess) -> list[str]:
+        """Store it, with the record for the driver if that has changed.
+
+        Args:
+            session: A session in a transaction that holds the process' lock.
+            row: The process.
+
+        Returns:
+            Ids of the outbox items that are to be delivered.
+        """
+        snapshot = self.snapshot
+        completes = snapshot.status == COMPLETED
+        tells = completes or (not self.starts and snapshot.outcome != row.outcome)
+        for name in (*NEWS, *OWN):
+            setattr(row, name, getattr(snapshot, name))
+        row.poll_again_at = again_at(snapshot)
+        changes = self.loaded.state.written()
+        if changes:
+            kept = {key: value for key, value in row.state.items() if key not in changes}
+            row.state = kept | {key: value for key, value in changes.items() if value is not None}
+        row.updated_at = utc_now()
+        if completes:
+            row.complete()
+        else:
+            row.status = "pending"
+        return await append_record(session, row) if tells else []
+
+
+def again_at(snapshot: ProcessSnapshot) -> datetime | None:
+    """When a process chose to be polled next, if it did."""
+    if snapshot.poll_again_seconds is None:
+        return None
+    return utc_now() + timedelta(seconds=snapshot.poll_again_seconds)
+
+
+async def lock(session: AsyncSession, process_id: str) -> GovernanceProcess:
+    """Read a process, with other writers of it waiting.
+
+    Args:
+        session: A session in a transaction.
+        process_id: The process.
+
+    Returns:
+        The process.
+    """
+    row = await processes.lock_process(session, process_id)
+    assert row is not None, "processes are never deleted"
+    return row
+
+
+async def read_record(engine: Engine, process_id: str) -> ProcessRecord:
+    """Read a process' record.
+
+    Args:
+        engine: What all activities share.
+        process_id: The process.
+
+    Returns:
+        The record as it stands.
+    """
+    async with engine.database.read() as session:
+        row = await processes.get_process(session, process_id)
+    assert row is not None, "a process is stored before its workflow starts"
+    return row.record()
+
+
+async def end_process(
+    engine: Engine, process_id: str, code: str, message: str, webhooks_left_out: int = 0
+) -> ProcessRecord:
+    """End a process, unless it has ended, and send its driver why.
+
+    Args:
+        engine: What all activities share.
+        process_id: The process.
+        code: Its ``errors.code``.
+        message: Its ``errors.message``.
+        webhooks_left_out: How many webhooks waited to be handled by it.
+
+    Returns:
+        The record.
+    """
+
+    async def store(session: AsyncSession) -> tuple[ProcessRecord, list[str]]:
+        row = await lock(session, process_id)
+        if row.status == COMPLETED:
+            return row.record(), []
+        row.webhooks_left_out += webhooks_left_out
+        row.complete({"code": code, "message": message})
+        return row.record(), await append_record(session, row)
+
+    record, items = await engine.database.persist(store)
+    await start_deliveries(engine, record.community, items)
+    return record
