@@ -46,7 +46,6 @@ class Temporal:
 
     def __init__(self, client: Client, settings: Settings) -> None:
         self._rpc = rpc = Rpc(client, settings)
-        self._settings = settings
         self.client = client
         self.actions = Actions(rpc)
         self.processes = Processes(rpc)
@@ -73,7 +72,7 @@ class Temporal:
             SettingsError: The server has no such namespace, or refuses.
             UnavailableError: It does not answer in time.
         """
-        client, settings = self.client, self._settings
+        client, settings = self.client, self._rpc.settings
         try:
             await self._rpc.reach(lambda: ensure_search_attributes(client, SEARCH_ATTRIBUTES))
             if settings.temporal_address is None:
