@@ -7,11 +7,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict
+from pydantic.json_schema import SkipJsonSchema
 
-from api.dependencies import CommunityHeader, EngineDependency, IdempotencyKeyHeader, body_of
+from api.dependencies import (
+    Choice,
+    ChoiceDependency,
+    EngineDependency,
+    IdempotencyKeyHeader,
+    body_of,
+)
 from engine.requests import actions
 from engine.requests.accepting import Once
-from engine.requests.instances import Chosen
 from engine.resources import Engine
 
 router = APIRouter(include_in_schema=False)
@@ -23,6 +29,7 @@ class ActionBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     parameters: dict[str, Any] = {}
+    community_platform_id: str | SkipJsonSchema[None] = None
 
 
 Body = Annotated[ActionBody, Depends(body_of(ActionBody))]
@@ -33,11 +40,11 @@ async def perform_action(
     name: str,
     body: Body,
     engine: EngineDependency,
-    community: CommunityHeader = None,
+    choice: ChoiceDependency,
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:
     """Perform an action of a plugin that the community has enabled."""
-    return await _perform(engine, name, body, community, idempotency_key, public=False)
+    return await _perform(engine, name, body, choice, idempotency_key, public=False)
 
 
 @router.post("/api/action/{name}")
@@ -45,18 +52,18 @@ async def perform_public_action(
     name: str,
     body: Body,
     engine: EngineDependency,
-    community: CommunityHeader = None,
+    choice: ChoiceDependency,
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:
     """Perform an action that its plugin has declared public."""
-    return await _perform(engine, name, body, community, idempotency_key, public=True)
+    return await _perform(engine, name, body, choice, idempotency_key, public=True)
 
 
 async def _perform(
     engine: Engine,
     name: str,
     body: ActionBody,
-    community: str | None,
+    choice: Choice,
     idempotency_key: str | None,
     *,
     public: bool,
@@ -64,7 +71,7 @@ async def _perform(
     plugin, _, slug = name.partition(".")
     value = await actions.perform(
         engine,
-        Chosen(community, plugin),
+        choice.of(plugin, body.community_platform_id),
         actions.find_action(plugin, slug, public=public),
         body.parameters,
         Once(idempotency_key, body.model_dump(exclude_unset=True)),

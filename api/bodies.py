@@ -164,12 +164,10 @@ class Bodies:
 
     def _most(self, path: str) -> int:
         """The largest body that the route at a path takes."""
-        parts = path.split("/")
-        if parts[1:3] == ["api", "hooks"] and len(parts) > 3:
-            # /api/hooks/{plugin}, or /api/hooks/{community}/{plugin}[/{webhook_slug}]
-            declaration = Registry.plugins.get(parts[3] if len(parts) == 4 else parts[4])
-            if declaration is not None and declaration.cls.webhook_max_bytes:
-                return declaration.cls.webhook_max_bytes
+        if path.startswith("/api/hooks/"):
+            # Which plugin it is, and so what is too long, is known when the instance is found.
+            limits = [plugin.cls.webhook_max_bytes or 0 for plugin in Registry.plugins.values()]
+            return max(self._settings.request_max_bytes, *limits)
         return self._settings.request_max_bytes
 
 

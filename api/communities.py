@@ -15,8 +15,14 @@ from api.problems import problem_responses
 from engine.errors import BadRequestError, Violation
 from engine.requests import communities
 from engine.requests.accepting import Once
-from engine.requests.communities import NAME_MAX_LENGTH, NAME_PATTERN, ShownCommunity
+from engine.requests.communities import (
+    INSTANCE_PATTERN,
+    NAME_MAX_LENGTH,
+    NAME_PATTERN,
+    ShownCommunity,
+)
 from engine.resources import Engine, webhook_path
+from engine.sdk.registry import PluginDeclaration
 
 router = APIRouter(prefix="/api/internal/community", tags=["communities"])
 
@@ -27,13 +33,26 @@ EXAMPLE = {
 }
 
 
+InstanceName = Annotated[str, Field(pattern=INSTANCE_PATTERN)]
+# What answers tell; it may be sent back, and says nothing.
+Answered = Annotated[Any, Field(description="As it was answered; it says nothing in a request.")]
+
+
 class PluginBody(BaseModel):
     """A plugin that a community is to have enabled."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
+    instance: Annotated[
+        InstanceName | SkipJsonSchema[None],
+        Field(description="Name of the instance, unique here; default: the plugin's."),
+    ] = None
     config: dict[str, Any] = {}
+    id: Answered = None
+    community_platform_id: Answered = None
+    community: Answered = None
+    auth_type: Answered = None
 
 
 class CommunityBody(BaseModel):
@@ -57,6 +76,7 @@ class CommunityBody(BaseModel):
 
 
 Body = Annotated[CommunityBody, Depends(body_of(CommunityBody))]
+CHOSEN = {"name", "instance", "config"}
 BODY = documented(CommunityBody, EXAMPLE)
 
 
@@ -119,10 +139,10 @@ async def delete_community(name: str, engine: EngineDependency) -> None:
 
 @router.get("/{name}/hooks", summary="List webhook URLs", responses=problem_responses(404))
 async def list_hooks(name: str, engine: EngineDependency) -> dict[str, Any]:
-    """The path of each enabled plugin that takes webhooks."""
+    """The path of each plugin instance that takes webhooks."""
     return {
         "hooks": [
-            webhook_path(name, plugin.name, instance.config.get("webhook_slug"))
+            webhook_path(name, instance.name, instance.config.get("webhook_slug"))
             for plugin, instance in await communities.enabled_plugins(engine, name)
             if plugin.uses_webhooks
         ]
@@ -132,22 +152,28 @@ async def list_hooks(name: str, engine: EngineDependency) -> dict[str, Any]:
 @router.get("/{name}/actions", summary="List actions", responses=problem_responses(404))
 async def list_actions(name: str, engine: EngineDependency) -> dict[str, Any]:
     """The actions of the community's plugins, with their schemas."""
-    enabled = await communities.enabled_plugins(engine, name)
-    return {"actions": [item for plugin, _ in enabled for item in describe_actions(plugin)]}
+    enabled = await _plugins(engine, name)
+    return {"actions": [item for plugin in enabled for item in describe_actions(plugin)]}
 
 
 @router.get("/{name}/processes", summary="List processes", responses=problem_responses(404))
 async def list_processes(name: str, engine: EngineDependency) -> dict[str, Any]:
     """The governance processes that the community's plugins offer, with their schemas."""
-    enabled = await communities.enabled_plugins(engine, name)
-    return {"processes": [item for plugin, _ in enabled for item in describe_processes(plugin)]}
+    enabled = await _plugins(engine, name)
+    return {"processes": [item for plugin in enabled for item in describe_processes(plugin)]}
 
 
 @router.get("/{name}/events", summary="List events", responses=problem_responses(404))
 async def list_events(name: str, engine: EngineDependency) -> dict[str, Any]:
     """The events that the community's plugins declare."""
+    enabled = await _plugins(engine, name)
+    return {"events": [item for plugin in enabled for item in describe_events(plugin)]}
+
+
+async def _plugins(engine: Engine, name: str) -> list[PluginDeclaration]:
+    """The plugins of a community, each once, however many instances it has."""
     enabled = await communities.enabled_plugins(engine, name)
-    return {"events": [item for plugin, _ in enabled for item in describe_events(plugin)]}
+    return list({plugin.name: plugin for plugin, _ in enabled}.values())
 
 
 async def _put(
@@ -159,7 +185,7 @@ async def _put(
     response: Response,
 ) -> ShownCommunity:
     once = Once(idempotency_key, body.model_dump(exclude_unset=True))
-    plugins = [plugin.model_dump() for plugin in body.plugins]
+    plugins = [plugin.model_dump(include=CHOSEN) for plugin in body.plugins]
     shown, created = await communities.put(engine, name, body.readable_name, plugins, scope, once)
     response.status_code = status.HTTP_201_CREATED if created else status.HTTP_200_OK
     return shown

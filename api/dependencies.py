@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from engine.errors import (
     BadRequestError,
@@ -19,6 +19,7 @@ from engine.errors import (
     Violation,
 )
 from engine.requests.documents import check
+from engine.requests.instances import Chosen
 from engine.resources import Engine
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -134,9 +135,28 @@ def body_of(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     async def read(request: Request) -> Model:
         value = await json_object(request)
         check(value, schema)
-        return model.model_validate(value)
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            # Such as a name that ends in a line break, which JSON Schema's patterns let pass.
+            found = [
+                Violation(_pointer(value, item["loc"]), item["msg"]) for item in error.errors()
+            ]
+            raise BadRequestError(f"{found[0].path}: {found[0].message}", found) from None
 
     return read
+
+
+def _pointer(value: Any, place: Sequence[int | str]) -> str:
+    """The JSON Pointer to a place that pydantic names, without the names of its alternatives."""
+    pointer = ""
+    for part in place:
+        try:
+            value = value[part]
+        except (LookupError, TypeError):
+            break
+        pointer += f"/{part}"
+    return pointer
 
 
 def documented(model: type[BaseModel], example: Any) -> dict[str, Any]:
@@ -256,6 +276,17 @@ CommunityHeader = Annotated[
     str | None,
     Header(alias="X-Metagov-Community", description="Name of the community."),
 ]
+InstanceHeader = Annotated[
+    str | None,
+    Header(
+        alias="X-Metagov-Instance",
+        description="Name of the plugin instance, where the community has several of the plugin.",
+    ),
+]
+PlatformIdQuery = Annotated[
+    str | None,
+    Query(description="The platform's own id of the community, which chooses an instance as well."),
+]
 IdempotencyKeyHeader = Annotated[
     str | None,
     Header(
@@ -264,5 +295,44 @@ IdempotencyKeyHeader = Annotated[
     ),
 ]
 CommunityFilter = Annotated[str | None, Query(description="Only this community's.")]
+InstanceFilter = Annotated[
+    str | None, Query(description="Only those of plugin instances of this name.")
+]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of an earlier page.")]
 Limit = Annotated[int, Query(ge=1, le=500, description="Most rows on the page.")]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a request's URL and headers choose a plugin instance."""
+
+    community: CommunityHeader = None
+    instance: InstanceHeader = None
+    community_platform_id: PlatformIdQuery = None
+
+    def of(self, plugin: str, in_body: Any = None) -> Chosen:
+        """Choose an instance of a plugin.
+
+        Args:
+            plugin: The plugin's name.
+            in_body: The body's ``community_platform_id``.
+
+        Returns:
+            The choice.
+
+        Raises:
+            BadRequestError: The body's is no text, or another than the query's.
+        """
+        path = "/community_platform_id"
+        if in_body is not None and not isinstance(in_body, str):
+            raise BadRequestError(
+                f"{path}: must be a string", [Violation(path, "must be a string")]
+            )
+        ids = {each for each in (in_body, self.community_platform_id) if each is not None}
+        if len(ids) > 1:
+            message = "is another one than in the query"
+            raise BadRequestError(f"{path}: {message}", [Violation(path, message)])
+        return Chosen(self.community, plugin, self.instance, next(iter(ids), None))
+
+
+ChoiceDependency = Annotated[Choice, Depends()]

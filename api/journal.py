@@ -12,6 +12,7 @@ from api.dependencies import (
     CommunityFilter,
     Cursor,
     EngineDependency,
+    InstanceFilter,
     JsonObject,
     Limit,
     time_range,
@@ -33,12 +34,19 @@ async def list_webhooks(
     ] = None,
     community: CommunityFilter = None,
     plugin: Annotated[str | None, Query(description="Only this plugin's.")] = None,
+    instance: InstanceFilter = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> dict[str, Any]:
     """The newest first; ``next_cursor`` is null on the last page."""
     rows, following = await journal.list_webhooks(
-        engine, community=community, plugin=plugin, status=status, cursor=cursor, limit=limit
+        engine,
+        community=community,
+        plugin=plugin,
+        instance=instance,
+        status=status,
+        cursor=cursor,
+        limit=limit,
     )
     return {"webhooks": [_shown(row) for row in rows], "next_cursor": following}
 
@@ -90,6 +98,7 @@ def _shown(row: ReceivedWebhook) -> dict[str, Any]:
         "id": row.id,
         "community": row.community,
         "plugin": row.plugin,
+        "instance": row.instance,
         "delivery_id": row.delivery_id,
         "status": row.status,
         "tries": row.tries,

@@ -19,6 +19,23 @@ COMMUNITY_HEADER = {
     "schema": {"type": "string"},
     "example": "my-community-1234",
 }
+INSTANCE_HEADER = {
+    "name": "X-Metagov-Instance",
+    "in": "header",
+    "required": False,
+    "description": "Name of the plugin instance, where the community has several of the plugin.",
+    "schema": {"type": "string"},
+}
+PLATFORM_ID = {
+    "type": "string",
+    "description": "The platform's own id of the community, which chooses an instance as well.",
+}
+PLATFORM_ID_QUERY = {
+    "name": "community_platform_id",
+    "in": "query",
+    "required": False,
+    "schema": PLATFORM_ID,
+}
 IDEMPOTENCY_HEADER = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -52,6 +69,8 @@ RECORD_SCHEMA: dict[str, Any] = {
         "id": {"type": "string"},
         "name": {"type": "string", "examples": ["loomio.poll"]},
         "community": {"type": "string"},
+        "instance": {"type": "string", "description": "The plugin instance that runs it."},
+        "community_platform_id": {"type": ["string", "null"]},
         "status": {"enum": ["created", "pending", "completed"]},
         "errors": {"description": "What went wrong, if anything."},
         "outcome": {"description": "The outcome so far."},
@@ -96,14 +115,15 @@ def install_openapi(app: FastAPI) -> None:
 def _action_paths(plugin: str, action: ActionDeclaration) -> dict[str, Any]:
     name = f"{plugin}.{action.slug}"
     parameters = _inline(action.input_schema) or {"type": "object"}
-    body: dict[str, Any] = {"type": "object", "properties": {"parameters": parameters}}
+    properties = {"parameters": parameters, "community_platform_id": PLATFORM_ID}
+    body: dict[str, Any] = {"type": "object", "properties": properties}
     if parameters.get("required"):
         body["required"] = ["parameters"]
     operation = {
         "tags": [f"{plugin}: actions"],
         "operationId": f"perform {name}",
         "summary": action.description or name,
-        "parameters": [COMMUNITY_HEADER, IDEMPOTENCY_HEADER],
+        "parameters": [COMMUNITY_HEADER, INSTANCE_HEADER, PLATFORM_ID_QUERY, IDEMPOTENCY_HEADER],
         "requestBody": {
             "required": bool(parameters.get("required")),
             "content": {
@@ -143,6 +163,7 @@ def _process_paths(process: ProcessDeclaration) -> dict[str, Any]:
             "format": "uri",
             "description": "Where the record is POSTed when the outcome changes and at the end.",
         },
+        "community_platform_id": PLATFORM_ID,
         **body.get("properties", {}),
     }
     parameters = {"type": "object", **(process.input_schema or {})}
@@ -152,7 +173,7 @@ def _process_paths(process: ProcessDeclaration) -> dict[str, Any]:
         "operationId": f"start {process.name}",
         "summary": f"Start {process.name}",
         "description": process.cls.description,
-        "parameters": [COMMUNITY_HEADER, IDEMPOTENCY_HEADER],
+        "parameters": [COMMUNITY_HEADER, INSTANCE_HEADER, PLATFORM_ID_QUERY, IDEMPOTENCY_HEADER],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": body, "example": example}},

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from api.dependencies import (
+    ChoiceDependency,
     CommunityFilter,
-    CommunityHeader,
     Cursor,
     EngineDependency,
     IdempotencyKeyHeader,
+    InstanceFilter,
     JsonObject,
     Limit,
 )
@@ -21,11 +22,11 @@ from api.problems import problem_responses
 from engine.messages import ProcessRecord
 from engine.requests import processes
 from engine.requests.accepting import Once
-from engine.requests.instances import Chosen
 
 router = APIRouter(prefix="/api/internal/process", tags=["processes"])
 
 LONGEST_WAIT_SECONDS = 60
+BESIDE_PARAMETERS = ("callback_url", "community_platform_id")
 
 
 @router.get("", summary="List processes", responses=problem_responses(400))
@@ -33,6 +34,7 @@ async def list_processes(
     engine: EngineDependency,
     community: CommunityFilter = None,
     plugin: Annotated[str | None, Query(description="Only this plugin's.")] = None,
+    instance: InstanceFilter = None,
     status: Annotated[
         Literal["created", "pending", "completed"] | None, Query(description="Only these.")
     ] = None,
@@ -41,7 +43,13 @@ async def list_processes(
 ) -> dict[str, Any]:
     """The newest first; ``next_cursor`` is null on the last page."""
     records, following = await processes.list_records(
-        engine, community=community, plugin=plugin, status=status, cursor=cursor, limit=limit
+        engine,
+        community=community,
+        plugin=plugin,
+        instance=instance,
+        status=status,
+        cursor=cursor,
+        limit=limit,
     )
     return {"processes": [asdict(record) for record in records], "next_cursor": following}
 
@@ -51,16 +59,16 @@ async def start_process(
     name: str,
     body: JsonObject,
     engine: EngineDependency,
-    community: CommunityHeader = None,
+    choice: ChoiceDependency,
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> Response:
     """Start a process of a plugin that the community has enabled."""
     declaration = processes.find_process(name)
     record = await processes.start(
         engine,
-        Chosen(community, declaration.plugin),
+        choice.of(declaration.plugin, body.get("community_platform_id")),
         declaration,
-        {key: value for key, value in body.items() if key != "callback_url"},
+        {key: value for key, value in body.items() if key not in BESIDE_PARAMETERS},
         body.get("callback_url"),
         Once(idempotency_key, body),
     )

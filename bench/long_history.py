@@ -42,6 +42,7 @@ async def run() -> str:
                         instance_id=instance.id,
                         community=COMMUNITY,
                         plugin="measured",
+                        instance="measured",
                         path="",
                         body=f"{process_id} {number}".encode(),
                         status="handled",

@@ -161,6 +161,7 @@ class RunningEngine:
                     GovernanceProcess(
                         community=COMMUNITY,
                         plugin="measured",
+                        instance="measured",
                         slug=slug,
                         instance_id=instance.id,
                         status="pending",

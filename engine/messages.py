@@ -18,9 +18,16 @@ from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSear
 
 COMMUNITY_ATTRIBUTE = SearchAttributeKey.for_keyword("MetagovCommunity")
 PLUGIN_ATTRIBUTE = SearchAttributeKey.for_keyword("MetagovPlugin")
+INSTANCE_ATTRIBUTE = SearchAttributeKey.for_keyword("MetagovInstance")
 PROCESS_ATTRIBUTE = SearchAttributeKey.for_keyword("MetagovProcess")
 STATUS_ATTRIBUTE = SearchAttributeKey.for_keyword("MetagovStatus")
-SEARCH_ATTRIBUTES = (COMMUNITY_ATTRIBUTE, PLUGIN_ATTRIBUTE, PROCESS_ATTRIBUTE, STATUS_ATTRIBUTE)
+SEARCH_ATTRIBUTES = (
+    COMMUNITY_ATTRIBUTE,
+    PLUGIN_ATTRIBUTE,
+    INSTANCE_ATTRIBUTE,
+    PROCESS_ATTRIBUTE,
+    STATUS_ATTRIBUTE,
+)
 
 CREATED = "created"
 PENDING = "pending"
@@ -46,6 +53,9 @@ class ProcessRecord:
     completed_at: str | None = None
     closing_at: str | None = None
     webhooks_left_out: int = 0
+    # None in what was written before a community could have several instances of one plugin.
+    instance: str | None = None
+    community_platform_id: str | None = None
 
     @property
     def completed(self) -> bool:
@@ -193,6 +203,7 @@ class PollTogether:
     slug: str
     instance_id: str
     notes_ends: bool = False
+    instance: str | None = None
 
     @property
     def call_id(self) -> str:
@@ -417,12 +428,14 @@ def process_attributes(record: ProcessRecord) -> TypedSearchAttributes:
         record: The process.
 
     Returns:
-        Community, plugin, name and status. One whose ``start`` runs is shown as pending already: to
-        change that afterwards would cost each start a write of Temporal's.
+        Community, plugin, instance, name and status. One whose ``start`` runs is shown as pending
+        already: to change that afterwards would cost each start a write of Temporal's.
     """
+    plugin = record.name.partition(".")[0]
     pairs: list[SearchAttributePair[str]] = [
         SearchAttributePair(COMMUNITY_ATTRIBUTE, record.community),
-        SearchAttributePair(PLUGIN_ATTRIBUTE, record.name.partition(".")[0]),
+        SearchAttributePair(PLUGIN_ATTRIBUTE, plugin),
+        SearchAttributePair(INSTANCE_ATTRIBUTE, record.instance or plugin),
         SearchAttributePair(PROCESS_ATTRIBUTE, record.name),
         SearchAttributePair(STATUS_ATTRIBUTE, shown_status(record)),
     ]
@@ -438,17 +451,22 @@ def shown_status(record: ProcessRecord) -> str:
     return PENDING if record.status == CREATED else record.status
 
 
-def instance_attributes(community: str, name: str | None) -> TypedSearchAttributes:
+def instance_attributes(
+    community: str, name: str | None = None, instance: str | None = None
+) -> TypedSearchAttributes:
     """What operators search everything else by.
 
     Args:
         community: The community's name.
         name: A plugin's name, or that of one of its actions; None if it is about no plugin.
+        instance: The plugin instance's name; default: the plugin's.
 
     Returns:
-        Community and plugin.
+        Community, plugin and instance.
     """
     pairs: list[SearchAttributePair[str]] = [SearchAttributePair(COMMUNITY_ATTRIBUTE, community)]
     if name is not None:
-        pairs.append(SearchAttributePair(PLUGIN_ATTRIBUTE, name.partition(".")[0]))
+        plugin = name.partition(".")[0]
+        pairs.append(SearchAttributePair(PLUGIN_ATTRIBUTE, plugin))
+        pairs.append(SearchAttributePair(INSTANCE_ATTRIBUTE, instance or plugin))
     return TypedSearchAttributes(pairs)

@@ -200,18 +200,18 @@ def delivery_secrets(engine: Engine, covering: Sequence[Endpoint]) -> list[str]:
     return driver_webhook_secrets(engine.settings)
 
 
-def webhook_path(community: str, plugin: str, slug: Any) -> str:
+def webhook_path(community: str, instance: str, slug: Any) -> str:
     """The path at which a plugin instance receives webhooks.
 
     Args:
         community: The community's name.
-        plugin: The plugin's name.
+        instance: The instance's name.
         slug: The config's ``webhook_slug``, or None.
 
     Returns:
         The path.
     """
-    return f"/api/hooks/{community}/{plugin}" + (f"/{slug}" if slug else "")
+    return f"/api/hooks/{community}/{instance}" + (f"/{slug}" if slug else "")
 
 
 def capabilities_of(process: ProcessDeclaration) -> Capabilities:

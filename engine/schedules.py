@@ -36,6 +36,20 @@ NOTE_SECONDS = 3.0
 log = structlog.get_logger()
 
 
+def task_schedule_id(community: str, instance: str, task: str) -> str:
+    """The id of a task's schedule.
+
+    Args:
+        community: The community's name.
+        instance: The plugin instance's name.
+        task: The task's slug.
+
+    Returns:
+        ``task/{community}/{instance}.{task}``.
+    """
+    return f"{TASK_PREFIX}{community}/{instance}.{task}"
+
+
 @dataclass(frozen=True)
 class TaskSchedule:
     """The schedule of one task of one plugin instance.
@@ -43,6 +57,7 @@ class TaskSchedule:
     Attributes:
         community: The community's name.
         plugin: The plugin's name.
+        instance: The instance's name.
         task: The task's slug.
         instance_id: The plugin instance.
         every_seconds: Time between two runs.
@@ -50,14 +65,15 @@ class TaskSchedule:
 
     community: str
     plugin: str
+    instance: str
     task: str
     instance_id: str
     every_seconds: float
 
     @property
     def id(self) -> str:
-        """The schedule's id: ``task/{community}/{plugin}.{task}``."""
-        return f"{TASK_PREFIX}{self.community}/{self.plugin}.{self.task}"
+        """The schedule's id: ``task/{community}/{instance}.{task}``."""
+        return task_schedule_id(self.community, self.instance, self.task)
 
 
 class Schedules:
@@ -98,8 +114,10 @@ class Schedules:
                 ),
                 id=task.id,
                 task_queue=self._settings.task_queue,
-                static_summary=f"{task.plugin}.{task.task} for {task.community}",
-                typed_search_attributes=instance_attributes(task.community, task.plugin),
+                static_summary=f"{task.instance}.{task.task} for {task.community}",
+                typed_search_attributes=instance_attributes(
+                    task.community, task.plugin, task.instance
+                ),
             ),
             spec=ScheduleSpec(
                 intervals=[ScheduleIntervalSpec(every=timedelta(seconds=task.every_seconds))],

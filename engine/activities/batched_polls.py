@@ -166,10 +166,10 @@ async def poll_together(engine: Engine, community: str | None = None) -> int:
     async with engine.database.read() as session:
         found = await processes.unfinished_classes(session, community)
     started = 0
-    for name, plugin, slug, instance_id in found:
+    for name, plugin, slug, instance_id, instance in found:
         declared = Registry.plugins.get(plugin)
         process = declared.processes.get(slug) if declared else None
         if process is not None and process.polls_together:
-            poll = PollTogether(name, plugin, slug, instance_id, notes_ends=True)
+            poll = PollTogether(name, plugin, slug, instance_id, notes_ends=True, instance=instance)
             started += await engine.temporal.background.poll_together(poll)
     return started

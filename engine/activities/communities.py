@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import IntegrityError
 from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -14,6 +16,7 @@ from temporalio.exceptions import ApplicationError
 from engine.activities.batched_polls import poll_together
 from engine.errors import (
     AuthenticationError,
+    ConflictError,
     EngineError,
     OutcomeUnknownError,
     ResourceNotFoundError,
@@ -30,7 +33,7 @@ from engine.invocations.loading import LoadedPlugin, build_plugin
 from engine.invocations.plugin_code import call
 from engine.messages import ApplyChange, ProcessRecord
 from engine.resources import Engine
-from engine.schedules import TaskSchedule
+from engine.schedules import TaskSchedule, task_schedule_id
 from engine.sdk import plugin as sdk
 from engine.sdk.registry import Registry
 from engine.store import communities, invocations, processes, webhooks
@@ -51,20 +54,38 @@ log = structlog.get_logger()
 ABANDONED_AFTER = timedelta(hours=2)
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A plugin instance as it is wanted; its config is validated and complete."""
+
+    plugin: str
+    instance: str
+    config: dict[str, Any]
+    position: int
+
+
 @dataclass
 class _Plan:
     """What has to change for a community to be as desired."""
 
     readable_name: str
-    positions: dict[str, int]
     gone: list[PluginInstance] = field(default_factory=list)
-    kept: list[PluginInstance] = field(default_factory=list)
-    reconfigured: list[tuple[PluginInstance, dict[str, Any], LoadedPlugin]] = field(
+    kept: list[tuple[PluginInstance, _Entry]] = field(default_factory=list)
+    reconfigured: list[tuple[PluginInstance, dict[str, Any], _Entry, LoadedPlugin]] = field(
         default_factory=list
     )
-    fresh: list[tuple[dict[str, Any], LoadedPlugin]] = field(default_factory=list)
+    fresh: list[tuple[_Entry, LoadedPlugin]] = field(default_factory=list)
     replaced: dict[str, str] = field(default_factory=dict)
     leaving: list[tuple[PluginInstance, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Applied:
+    """What is to follow from a change that was stored: deliveries, and news for Temporal."""
+
+    items: Sequence[str] = ()
+    records: Sequence[ProcessRecord] = ()
+    gone: Sequence[PluginInstance] = ()
 
 
 class CommunityActivities:
@@ -93,10 +114,10 @@ class CommunityActivities:
         if change.status in (ACCEPTED, APPLYING):
             try:
                 if change.desired_encrypted is None:
-                    items, records = await self._delete(change)
+                    applied = await self._delete(change)
                 else:
-                    desired = self._engine.secrets.decrypt(change.desired_encrypted)
-                    items, records = await self._put(change, desired)
+                    wanted = self._engine.secrets.decrypt(change.desired_encrypted)
+                    applied = await self._put(change, wanted)
             except EngineError as error:
                 await self._refuse(change, error)
                 return
@@ -110,25 +131,33 @@ class CommunityActivities:
                 return
             log.info("community changed", community=change.community, change=change_id)
         else:
-            items, records = [], []
+            applied = _Applied()
             if change.status == APPLIED:
                 # A first try was cut off after its commit: what it was to hand out is found.
                 await self._engine.schedules.start_reconciliation()
         if change.status != REFUSED:
-            await self._follow_up(change.community, items, records)
+            await self._follow_up(change.community, applied)
 
-    async def _put(
-        self, change: CommunityChange, desired: dict[str, Any]
-    ) -> tuple[list[str], list[ProcessRecord]]:
+    async def _put(self, change: CommunityChange, wanted: dict[str, Any]) -> _Applied:
         with before_plugin_code():
-            plan = await self._plan(change.community, desired)
+            plan = await self._plan(change.community, wanted)
             await self._begin(change)
         await self._enable(plan)
         for instance, readable_name in plan.leaving:
             await self._disable(instance, readable_name)
-        return await self._engine.database.persist(
-            lambda session: self._store(session, change, plan)
-        )
+        whole = "plugins" in wanted
+        try:
+            return await self._engine.database.persist(
+                lambda session: self._store(session, change, plan, whole=whole)
+            )
+        except IntegrityError:
+            # Another community was quicker, in a workflow of its own.
+            for _, loaded in plan.fresh:
+                await _call_on_disable(loaded)
+            raise ConflictError(
+                f"A plugin of community '{change.community}' is enabled for another community "
+                "with the same community_platform_id"
+            ) from None
 
     async def _begin(self, change: CommunityChange) -> None:
         """Note that plugins may be called from now on, unless they may have been before."""
@@ -147,7 +176,7 @@ class CommunityActivities:
                     loaded, f"initialize of '{loaded.declaration.name}'", loaded.plugin.initialize
                 )
                 came.append(loaded)
-            for _, old_config, loaded in plan.reconfigured:
+            for _, old_config, _, loaded in plan.reconfigured:
                 await call(
                     loaded,
                     f"on_config_change of '{loaded.declaration.name}'",
@@ -171,6 +200,7 @@ class CommunityActivities:
             self._engine,
             instance_id=instance.id,
             plugin=instance.plugin,
+            instance=instance.instance,
             community=sdk.Community(instance.community, readable_name),
             config=self._engine.secrets.decrypt(instance.config_encrypted),
             state=state,
@@ -179,94 +209,160 @@ class CommunityActivities:
         await _call_on_disable(loaded)
 
     async def _store(
-        self, session: AsyncSession, change: CommunityChange, plan: _Plan
-    ) -> tuple[list[str], list[ProcessRecord]]:
+        self, session: AsyncSession, change: CommunityChange, plan: _Plan, *, whole: bool
+    ) -> _Applied:
         row = await communities.lock_community(session, change.community)
+        created = row is None if whole else bool(plan.fresh or plan.reconfigured)
         if row is None:
+            if not whole:
+                raise _no_community(change.community)
             row = Community(name=change.community)
             session.add(row)
             await session.flush()
-            created = True
-        else:
-            created = False
         await communities.lock_instances(session, change.community)
         row.readable_name, row.updated_at = plan.readable_name, utc_now()
         items, records = await self._end_processes(session, plan.gone)
         replaced = list(plan.replaced.values())
         await communities.delete_instances(session, [i.id for i in plan.gone] + replaced)
         await session.flush()
-        for config, loaded in plan.fresh:
+        for entry, loaded in plan.fresh:
             session.add(
                 PluginInstance(
                     id=loaded.instance_id,
                     community=change.community,
-                    plugin=loaded.declaration.name,
-                    position=plan.positions[loaded.declaration.name],
-                    config_encrypted=self._engine.secrets.encrypt(config),
+                    plugin=entry.plugin,
+                    instance=entry.instance,
+                    position=entry.position,
+                    config_encrypted=self._engine.secrets.encrypt(entry.config),
+                    **_platform_id(entry),
                 )
             )
             await session.flush()
             items += await store_effects(self._engine, session, loaded)
-            old_id = plan.replaced.get(loaded.declaration.name)
+            old_id = plan.replaced.get(entry.instance)
             if old_id is not None:
                 for process in await processes.unfinished_of_instance(session, old_id):
                     process.instance_id = loaded.instance_id
                 await webhooks.move_unhandled(session, old_id, loaded.instance_id)
-        for instance, _, loaded in plan.reconfigured:
+        for instance, _, _, loaded in plan.reconfigured:
             stored = await session.get_one(PluginInstance, instance.id)
-            stored.position = plan.positions[instance.plugin]
             stored.config_encrypted = self._engine.secrets.encrypt(dict(loaded.plugin.config))
             items += await store_effects(self._engine, session, loaded)
-        for instance in plan.kept:
+        stay = plan.kept + [(instance, entry) for instance, _, entry, _ in plan.reconfigured]
+        for instance, entry in stay:
             stored = await session.get_one(PluginInstance, instance.id)
-            stored.position = plan.positions[instance.plugin]
+            stored.position = entry.position
+            for name, value in _platform_id(entry).items():
+                setattr(stored, name, value)
         mark = await _begun(session, change)
         mark.status, mark.created, mark.desired_encrypted = APPLIED, created, None
-        return items, records
+        return _Applied(items, records, plan.gone)
 
-    async def _plan(self, community: str, desired: dict[str, Any]) -> _Plan:
-        """Compare what is with what is wanted; configs are validated and complete already."""
+    async def _plan(self, community: str, wanted: dict[str, Any]) -> _Plan:
+        """Compare what is with what is wanted."""
         engine = self._engine
-        wanted = {item["name"]: item["config"] for item in desired["plugins"]}
-        facts = sdk.Community(community, desired["readable_name"])
-        plan = _Plan(desired["readable_name"], {n: i for i, n in enumerate(wanted)})
         async with engine.database.read() as session:
-            present = {i.plugin: i for i in await communities.instances_of(session, community)}
-            states = {
-                i.plugin: await communities.load_state(session, i.id) for i in present.values()
-            }
+            present = await communities.instances_of(session, community)
+            states = {i.id: await communities.load_state(session, i.id) for i in present}
             row = await communities.get_community(session, community)
         called_now = row.readable_name if row else ""
-        plan.gone = [i for name, i in present.items() if name not in wanted]
+        entries = {entry.instance: entry for entry in self._entries(community, present, wanted)}
+        plan = _Plan(wanted.get("readable_name", called_now))
+        await self._check_platform_ids(community, entries.values())
+        facts = sdk.Community(community, plan.readable_name)
+        # An instance of another plugin under the same name is another instance.
+        there = {
+            one.instance: one
+            for one in present
+            if one.instance in entries and entries[one.instance].plugin == one.plugin
+        }
+        plan.gone = [one for one in present if one.instance not in there]
         plan.leaving = [(instance, called_now) for instance in plan.gone]
-        for name, config in wanted.items():
-            instance = present.get(name)
+        for name, entry in entries.items():
+            instance = there.get(name)
             old = engine.secrets.decrypt(instance.config_encrypted) if instance else None
-            if instance is not None and old == config:
-                plan.kept.append(instance)
+            if instance is not None and old == entry.config:
+                plan.kept.append((instance, entry))
                 continue
-            keeps = hasattr(Registry.plugins[name].cls, "on_config_change")
+            keeps = hasattr(Registry.plugins[entry.plugin].cls, "on_config_change")
             stays = instance is not None and keeps
             instance_id = instance.id if instance is not None and stays else new_id()
             loaded = build_plugin(
                 engine,
                 instance_id=instance_id,
-                plugin=name,
+                plugin=entry.plugin,
+                instance=name,
                 community=facts,
-                config=config,
-                state=states[name] if stays else {},
+                config=entry.config,
+                state=states[instance_id] if stays else {},
                 key=f"{'on_config_change' if stays else 'initialize'}:{instance_id}",
             )
             if instance is not None and stays:
-                plan.reconfigured.append((instance, old or {}, loaded))
+                plan.reconfigured.append((instance, old or {}, entry, loaded))
             else:
-                plan.fresh.append((config, loaded))
+                plan.fresh.append((entry, loaded))
                 if instance is not None:
                     plan.replaced[name] = instance.id
                     plan.leaving.append((instance, called_now))
         return plan
 
-    async def _delete(self, change: CommunityChange) -> tuple[list[str], list[ProcessRecord]]:
+    def _entries(
+        self, community: str, present: Sequence[PluginInstance], wanted: dict[str, Any]
+    ) -> list[_Entry]:
+        """The instances that are wanted: all are named, or one that comes or goes."""
+        if "plugins" in wanted:
+            items = wanted["plugins"]
+        else:
+            items = [
+                {
+                    "name": one.plugin,
+                    "instance": one.instance,
+                    "config": self._engine.secrets.decrypt(one.config_encrypted),
+                }
+                for one in present
+                if one.id != wanted.get("without")
+            ]
+            if "without" in wanted and len(items) == len(present):
+                raise ResourceNotFoundError(
+                    f"No plugin instance {wanted['without']} in community '{community}'"
+                )
+            if "with" in wanted:
+                names = [item["instance"] for item in items]
+                entry = wanted["with"]
+                at = names.index(entry["instance"]) if entry["instance"] in names else len(items)
+                items[at : at + 1] = [entry]
+        return [
+            # What was asked for before an instance had a name of its own has its plugin's.
+            _Entry(item["name"], item.get("instance", item["name"]), item["config"], position)
+            for position, item in enumerate(items)
+        ]
+
+    async def _check_platform_ids(self, community: str, entries: Iterable[_Entry]) -> None:
+        """Refuse what another community or instance has, before a plugin is called for it."""
+        here = set[tuple[str, str]]()
+        for entry in entries:
+            facts = _platform_id(entry)
+            if not facts.get("exclusive"):
+                continue
+            found = (entry.plugin, facts["community_platform_id"])
+            if found in here:
+                raise ConflictError(
+                    f"Plugin '{entry.plugin}' is enabled twice with community_platform_id "
+                    f"'{found[1]}'"
+                )
+            here.add(found)
+            async with self._engine.database.read() as session:
+                others = await communities.instances_of_plugin(session, entry.plugin)
+            for other in others:
+                config = self._engine.secrets.decrypt(other.config_encrypted)
+                theirs = sdk.platform_id(Registry.plugins[entry.plugin].cls, config)
+                if other.community != community and theirs == found[1]:
+                    raise ConflictError(
+                        f"Plugin '{entry.plugin}' is enabled for another community with "
+                        f"community_platform_id '{theirs}'"
+                    )
+
+    async def _delete(self, change: CommunityChange) -> _Applied:
         with before_plugin_code():
             async with self._engine.database.read() as session:
                 community = await communities.get_community(session, change.community)
@@ -277,13 +373,13 @@ class CommunityActivities:
         async with self._engine.database.write() as session:
             row = await communities.lock_community(session, change.community)
             if row is None:
-                raise ResourceNotFoundError(f"Community '{change.community}' not found")
+                raise _no_community(change.community)
             instances = await communities.lock_instances(session, change.community)
             items, records = await self._end_processes(session, instances)
             await communities.delete_instances(session, [i.id for i in instances])
             await session.delete(row)
             (await _begun(session, change)).status = APPLIED
-        return items, records
+        return _Applied(items, records, instances)
 
     async def _end_processes(
         self, session: Any, instances: Any
@@ -323,22 +419,35 @@ class CommunityActivities:
             detail=error.detail,
         )
 
-    async def _follow_up(
-        self, community: str, items: list[str], records: list[ProcessRecord]
-    ) -> None:
+    async def _follow_up(self, community: str, applied: _Applied) -> None:
         """Bring Temporal in line with the database."""
-        await start_deliveries(self._engine, community, items)
-        for record in records:
+        await start_deliveries(self._engine, community, list(applied.items))
+        for record in applied.records:
             await self._engine.temporal.processes.tell_to_reload(record)
         wanted = {task.id: task for task in await tasks_of(self._engine, community)}
         for task in wanted.values():
             await self._engine.schedules.schedule_task(task)
         await poll_together(self._engine, community)
-        for plugin in Registry.plugins.values():
-            for slug in plugin.tasks:
-                task = TaskSchedule(community, plugin.name, slug, "", 1)
-                if task.id not in wanted:
-                    await self._engine.schedules.unschedule_task(task.id)
+        for instance in applied.gone:
+            plugin = Registry.plugins.get(instance.plugin)
+            for slug in plugin.tasks if plugin else ():
+                schedule = task_schedule_id(community, instance.instance, slug)
+                if schedule not in wanted:
+                    await self._engine.schedules.unschedule_task(schedule)
+
+
+def _no_community(name: str) -> ResourceNotFoundError:
+    return ResourceNotFoundError(f"Community '{name}' not found")
+
+
+def _platform_id(entry: _Entry) -> dict[str, Any]:
+    """The columns that tell of the platform's own id of the community."""
+    declaration = Registry.plugins.get(entry.plugin)
+    if declaration is None:
+        return {}
+    found = sdk.platform_id(declaration.cls, entry.config)
+    exclusive = declaration.cls.community_platform_id_unique and found is not None
+    return {"community_platform_id": found, "exclusive": exclusive or None}
 
 
 async def _begun(session: AsyncSession, change: CommunityChange) -> CommunityChange:
@@ -404,6 +513,7 @@ async def tasks_of(engine: Engine, community: str | None = None) -> list[TaskSch
         TaskSchedule(
             community=instance.community,
             plugin=instance.plugin,
+            instance=instance.instance,
             task=task.slug,
             instance_id=instance.id,
             every_seconds=task.every_seconds or engine.settings.task_interval_seconds,

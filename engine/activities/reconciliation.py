@@ -196,8 +196,8 @@ class ReconciliationActivities:
         background = self._engine.temporal.background
 
         async def hand_over(webhook: webhooks.Unhandled) -> bool:
-            _, webhook_id, community, plugin = webhook
-            return await background.receive_webhook(community, plugin, webhook_id)
+            _, webhook_id, community, plugin, instance = webhook
+            return await background.receive_webhook(community, plugin, instance, webhook_id)
 
         return await self._hand_over(webhooks.unhandled, "receive_webhook", hand_over)
 

@@ -174,6 +174,7 @@ async def _put_right_process(engine: Engine, workflow_id: str, running: bool) ->
 async def _put_back(engine: Engine, record: ProcessRecord) -> bool:
     """Store a completed process that the database has not, and have its driver read of it."""
     plugin, _, slug = record.name.partition(".")
+    instance = record.instance or plugin
     async with engine.database.write() as session:
         if await processes.get_process(session, record.id) is not None:
             return False
@@ -183,7 +184,9 @@ async def _put_back(engine: Engine, record: ProcessRecord) -> bool:
             community=record.community,
             plugin=plugin,
             slug=slug,
-            instance_id=next((one.id for one in instances if one.plugin == plugin), ""),
+            instance_id=next((one.id for one in instances if one.instance == instance), ""),
+            instance=instance,
+            community_platform_id=record.community_platform_id,
             created_at=datetime.fromisoformat(record.created_at),
         )
         _take(row, record)

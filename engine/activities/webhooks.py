@@ -93,8 +93,8 @@ class WebhookActivities:
     async def _successor(self, row: ReceivedWebhook) -> EnabledInstance | None:
         """The instance in the place of the one that was replaced while it accepted the webhook."""
         async with self._engine.database.write() as session:
-            instance = await communities.find_instance(session, row.community, row.plugin)
-            if instance is None:
+            instance = await communities.find_instance(session, row.community, row.instance)
+            if instance is None or instance.plugin != row.plugin:
                 return None
             again = row.delivery_id and await webhooks.find_delivery(
                 session, instance.id, row.delivery_id

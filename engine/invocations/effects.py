@@ -76,6 +76,8 @@ class SendEvent:
         item_id: Id of the outbox item that it becomes.
         community: The community's name.
         source: The plugin's name.
+        instance: The plugin instance's name.
+        community_platform_id: The platform's own id of the community, if there is one.
         event: The event.
         url: Where it is delivered; None: it is only recorded.
     """
@@ -83,6 +85,8 @@ class SendEvent:
     item_id: str
     community: str
     source: str
+    instance: str
+    community_platform_id: str | None
     event: Event
     url: str | None
 
@@ -99,6 +103,8 @@ class SendEvent:
             body={
                 "community": self.community,
                 "source": self.source,
+                "instance": self.instance,
+                "community_platform_id": self.community_platform_id,
                 "event_type": self.event.event_type,
                 "timestamp": self.event.timestamp,
                 "data": self.event.data,
@@ -157,6 +163,8 @@ def effects_of(engine: Engine, plugin: LoadedPlugin) -> Effects:
                 outbox.new_item_id(),
                 plugin.community,
                 plugin.declaration.name,
+                plugin.plugin.instance_name,
+                plugin.plugin.community_platform_id,
                 event,
                 engine.settings.driver_event_receiver_url,
             )

@@ -91,6 +91,7 @@ async def load_plugin(
         engine,
         instance_id=enabled.id,
         plugin=enabled.plugin,
+        instance=enabled.instance,
         community=Community(enabled.community, enabled.readable_name),
         config=engine.secrets.decrypt(enabled.config_encrypted),
         state=await communities.load_state(session, enabled.id) if enabled.has_state else {},
@@ -107,6 +108,7 @@ def build_plugin(
     *,
     instance_id: str,
     plugin: str,
+    instance: str,
     community: Community,
     config: dict[str, Any],
     state: dict[str, str],
@@ -118,6 +120,7 @@ def build_plugin(
         engine: What all activities share.
         instance_id: The instance's id.
         plugin: The plugin's name.
+        instance: The instance's name.
         community: The community.
         config: The config, opened.
         state: Encoded state by key.
@@ -138,12 +141,13 @@ def build_plugin(
         state=State(state, modules_of(declaration)),
         idempotency_key=key,
         webhook_url=engine.settings.base_url
-        + webhook_path(community.name, plugin, config.get("webhook_slug")),
+        + webhook_path(community.name, instance, config.get("webhook_slug")),
+        instance_name=instance,
         connections=engine.connections,
         timeout_seconds=engine.settings.invocation_timeout_seconds,
         response_max_bytes=engine.settings.response_max_bytes,
         event_max_bytes=engine.settings.event_max_bytes,
-        log=log.bind(community=community.name, plugin=plugin, invocation=key),
+        log=log.bind(community=community.name, plugin=plugin, instance=instance, invocation=key),
     )
     return LoadedPlugin(
         instance_id=instance_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -13,6 +14,8 @@ from engine.invocations.effects import start_deliveries
 from engine.invocations.heartbeat import remember, remembered, was_just_lost
 from engine.invocations.loading import LoadedPlugin
 from engine.resources import Engine
+from engine.sdk.plugin import platform_id
+from engine.sdk.registry import Registry
 from engine.store import lost_calls, outbox, pacing
 from engine.store.communities import EnabledInstance
 from engine.store.database import utc_now
@@ -44,7 +47,15 @@ async def is_suspect(engine: Engine, call_id: str, instance: EnabledInstance) ->
         return remembered(SUSPECT) is True
     alone = instance.alone_until is not None and instance.alone_until > utc_now()
     beside = alone or await _was_suspect(engine, call_id)
-    await _count(engine, call_id, instance.id, instance.community, instance.plugin, beside=beside)
+    declaration = Registry.plugins.get(instance.plugin)
+    config = engine.secrets.decrypt(instance.config_encrypted)
+    source = {
+        "community": instance.community,
+        "source": instance.plugin,
+        "instance": instance.instance,
+        "community_platform_id": platform_id(declaration.cls, config) if declaration else None,
+    }
+    await _count(engine, call_id, instance.id, source, beside=beside)
     return True
 
 
@@ -97,19 +108,25 @@ async def count_loss(engine: Engine, loaded: LoadedPlugin) -> None:
     Raises:
         WorkerLostError: It was lost so often that it is not made again; the instance is paused.
     """
-    name = loaded.declaration.name
-    await _count(engine, loaded.lost_as, loaded.instance_id, loaded.community, name)
+    source = {
+        "community": loaded.community,
+        "source": loaded.declaration.name,
+        "instance": loaded.plugin.instance_name,
+        "community_platform_id": loaded.plugin.community_platform_id,
+    }
+    await _count(engine, loaded.lost_as, loaded.instance_id, source)
 
 
 async def _count(
     engine: Engine,
     call_id: str,
     instance_id: str,
-    community: str,
-    plugin: str,
+    source: dict[str, Any],
     *,
     beside: bool = False,
 ) -> None:
+    """Count a loss; ``source`` is where an event of it comes from, as its driver reads it."""
+    community, plugin = source["community"], source["source"]
     key, most, within = call_id, engine.settings.most_lost_calls, lost_calls.REMEMBERED
     if beside:
         key, most, within = _beside(call_id), MOST_BESIDE, ALONE
@@ -126,8 +143,7 @@ async def _count(
             community=community,
             kind=outbox.EVENT,
             body={
-                "community": community,
-                "source": plugin,
+                **source,
                 "event_type": "plugin_paused",
                 "timestamp": str(utc_now().timestamp()),
                 "data": {"reason": WorkerLostError.kind, "until": until.isoformat()},

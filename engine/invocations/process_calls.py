@@ -291,7 +291,14 @@ class StartCall(ProcessCall):
         if not self.loaded.declaration.polls_together:
             return
         row = self.loaded.row
-        poll = PollTogether(row.community, row.plugin, row.slug, row.instance_id, notes_ends=True)
+        poll = PollTogether(
+            row.community,
+            row.plugin,
+            row.slug,
+            row.instance_id,
+            notes_ends=True,
+            instance=row.instance,
+        )
         try:
             await self.engine.temporal.background.poll_together(poll)
         except UnavailableError:

@@ -44,12 +44,15 @@ class Once:
     key: str | None
     body: Mapping[str, Any]
 
-    def within(self, engine: Engine, scope: str) -> Idempotency | None:
+    def within(
+        self, engine: Engine, scope: str, instance: Instance | None = None
+    ) -> Idempotency | None:
         """The key as it is stored.
 
         Args:
             engine: What is open.
             scope: What the key is for: operation and community.
+            instance: The plugin instance that is asked, if one is.
 
         Returns:
             The key with the body's hash, or None.
@@ -61,7 +64,11 @@ class Once:
             return None
         if not 0 < len(self.key) <= LONGEST_KEY:
             raise BadRequestError(f"Idempotency-Key must have 1 to {LONGEST_KEY} characters")
-        digest = hashlib.sha256(json.dumps(self.body, sort_keys=True).encode()).hexdigest()
+        asked: Any = self.body
+        if instance is not None and instance.name != instance.plugin:
+            # Another instance is asked for something else.
+            asked = {"instance": instance.name, "body": asked}
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         return Idempotency(scope, self.key, digest, engine.settings.idempotency_hours)
 
 
@@ -88,7 +95,7 @@ async def accept_of_instance(
     row_for: Callable[[Instance], Row],
     scope: str,
     once: Once,
-) -> tuple[Row, str]:
+) -> tuple[Row, Instance, str]:
     """Store what is asked of a plugin instance as that is at this very moment.
 
     Args:
@@ -99,8 +106,8 @@ async def accept_of_instance(
         once: The request's idempotency key.
 
     Returns:
-        The row as it was made, and the id of the one that is stored: its own, or that of the row of
-        the first request.
+        The row as it was made, the instance, and the id of the row that is stored: its own, or that
+        of the first request's.
 
     Raises:
         BadRequestError: There is no such instance.
@@ -108,12 +115,12 @@ async def accept_of_instance(
     while True:
         instance = await find_instance(engine, chosen)
         row = row_for(instance)
-        key = once.within(engine, f"{scope} {instance.community}")
+        key = once.within(engine, f"{scope} {instance.community}", instance)
         accepted = await invocations.accept_once(
             engine.database, row, row.id, instance.unchanged(), key
         )
         if accepted is not None:
-            return row, accepted
+            return row, instance, accepted
         # It was changed since it was read, so it is read again.
 
 

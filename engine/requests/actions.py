@@ -85,19 +85,23 @@ async def perform(
             parameters=filled,
         )
 
-    row, accepted = await accept_of_instance(engine, chosen, row_for, f"action {name}", once)
+    row, instance, accepted = await accept_of_instance(
+        engine, chosen, row_for, f"action {name}", once
+    )
     async with answering("action"):
         if accepted == row.id or not await _is_done(engine, accepted):
-            await _run(engine, row.community, name, accepted)
+            await _run(engine, instance, name, accepted)
         return await _result(engine, accepted)
 
 
-async def _run(engine: Engine, community: str, name: str, invocation_id: str) -> None:
+async def _run(engine: Engine, instance: Instance, name: str, invocation_id: str) -> None:
     async def withdraw(session: AsyncSession, error: EngineError) -> bool:
         return await invocations.withdraw(engine.database, session, invocation_id, describe(error))
 
     try:
-        performed = engine.temporal.actions.perform(community, name, invocation_id)
+        performed = engine.temporal.actions.perform(
+            instance.community, name, instance.name, invocation_id
+        )
         await hand_over(engine, performed, withdraw, "The action may be done")
     except (OutcomeUnknownError, PluginTimeoutError) as error:
         # It may still end: then the same request with the same key gets its result.

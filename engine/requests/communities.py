@@ -12,6 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.errors import (
     BadRequestError,
+    ConflictError,
     EngineError,
     OutcomeUnknownError,
     RecordedError,
@@ -21,19 +22,50 @@ from engine.errors import (
 )
 from engine.requests.accepting import Once, accept, answering, hand_over
 from engine.requests.documents import check
-from engine.requests.instances import Instance, instances_in
+from engine.requests.instances import Instance, instance_of, instances_in
 from engine.resources import Engine
 from engine.sdk.parameters import fill_defaults, secret_properties
+from engine.sdk.plugin import platform_id
 from engine.sdk.registry import PluginDeclaration, Registry
 from engine.store import communities, invocations
-from engine.store.communities import APPLIED, REFUSED, Community, CommunityChange
+from engine.store.communities import (
+    APPLIED,
+    PLATFORM_ID_MAX_LENGTH,
+    REFUSED,
+    Community,
+    CommunityChange,
+)
 from engine.store.communities import NAME_MAX_LENGTH as NAME_MAX_LENGTH
 from engine.store.invocations import Idempotency
 from engine.store.secrets import mask, unmask
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~-]*$"
+INSTANCE_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 CHANGE_MARGIN_SECONDS = 30
 ENDED = (APPLIED, REFUSED)
+
+
+@dataclass(frozen=True)
+class ShownPlugin:
+    """A plugin instance as it is shown: without its secrets.
+
+    Attributes:
+        id: Its id.
+        name: The plugin's name.
+        instance: The instance's own name.
+        community_platform_id: The platform's own id of the community, if there is one.
+        community: The community's name.
+        auth_type: How the platform knows the community, if the plugin says so.
+        config: Its config.
+    """
+
+    id: str
+    name: str
+    instance: str
+    community_platform_id: str | None
+    community: str
+    auth_type: str | None
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,12 +75,12 @@ class ShownCommunity:
     Attributes:
         name: Its name.
         readable_name: Its name for people.
-        plugins: Its plugins, each with ``name`` and ``config``.
+        plugins: Its plugin instances.
     """
 
     name: str
     readable_name: str
-    plugins: list[dict[str, Any]]
+    plugins: list[ShownPlugin]
 
 
 async def put(
@@ -65,7 +97,8 @@ async def put(
         engine: What is open.
         name: Its name.
         readable_name: Its name for people.
-        plugins: The plugins that it has enabled then, each with ``name`` and ``config``.
+        plugins: The plugins that it has enabled then, each with ``name``, ``config`` and, if it is
+            not the plugin's name, ``instance``.
         scope: What an idempotency key is for.
         once: The request's idempotency key.
 
@@ -106,6 +139,75 @@ async def delete(engine: Engine, name: str) -> None:
         OutcomeUnknownError: It may yet be deleted.
     """
     await _change(engine, name, None, None)
+
+
+async def enable(
+    engine: Engine,
+    community: str | None,
+    plugin: str,
+    instance: str | None,
+    config: Mapping[str, Any],
+    key: str | None,
+) -> tuple[ShownPlugin, bool]:
+    """Enable one plugin instance of a community, or bring it to a config; others are left alone.
+
+    Args:
+        engine: What is open.
+        community: The community's name.
+        plugin: The plugin's name.
+        instance: The instance's name; None: the plugin's.
+        config: Its config.
+        key: The request's idempotency key.
+
+    Returns:
+        The instance as stored, and whether it was made or made anew.
+
+    Raises:
+        BadRequestError: There is no such community or plugin, the instance's name is none or that
+            of another plugin's, or the config does not fit.
+        UnavailableError: Nothing was done.
+        RecordedError: The plugin refused.
+        OutcomeUnknownError: It may yet come to this.
+    """
+    if not community:
+        raise BadRequestError("Missing required header 'X-Metagov-Community'")
+    async with engine.database.read() as session:
+        if await communities.get_community(session, community) is None:
+            raise BadRequestError(f"Community '{community:.128}' not found")
+        present = await instances_in(engine, session, community)
+    entry = _entry(plugin, instance, config, present, "")
+    name = entry["instance"]
+    other = next((one for one in present if one.name == name and one.plugin != plugin), None)
+    if other is not None:
+        raise BadRequestError(
+            f"Instance '{name}' of community '{community}' is one of plugin '{other.plugin}'"
+        )
+    once = Once(key, {"instance": instance, "config": config})
+    scope = f"plugin {plugin} {community}"
+    done = await _change(engine, community, {"with": entry}, once.within(engine, scope))
+    async with answering("change"):
+        shown = await engine.database.recall(lambda session: _shown(engine, session, community))
+    found = next((one for one in shown.plugins if one.instance == name), None)
+    if found is None:
+        raise ConflictError(f"Instance '{name}' was enabled, and disabled again by another request")
+    return found, done.created
+
+
+async def disable(engine: Engine, plugin: str, instance_id: str) -> None:
+    """Disable one plugin instance; others are left alone.
+
+    Args:
+        engine: What is open.
+        plugin: The plugin's name.
+        instance_id: The instance's id.
+
+    Raises:
+        ResourceNotFoundError: The plugin has no such instance.
+        UnavailableError: Nothing was done.
+        OutcomeUnknownError: It may yet be disabled.
+    """
+    instance = await instance_of(engine, plugin, instance_id)
+    await _change(engine, instance.community, {"without": instance.id}, None)
 
 
 async def read(engine: Engine, name: str) -> ShownCommunity:
@@ -153,28 +255,62 @@ async def _complete(
 ) -> list[dict[str, Any]]:
     """Check the plugins of a desired state, fill in defaults and put masked secrets back."""
     async with engine.database.read() as session:
-        present = {one.plugin: one for one in await instances_in(engine, session, name)}
+        present = await instances_in(engine, session, name)
     complete: list[dict[str, Any]] = []
     for index, item in enumerate(plugins):
-        plugin, path = item["name"], f"/plugins/{index}"
-        declaration = Registry.plugins.get(plugin)
-        if declaration is None:
-            raise BadRequestError(
-                f"No such plugin registered: {plugin:.128}",
-                [Violation(f"{path}/name", "no such plugin registered")],
-            )
-        if any(other["name"] == plugin for other in complete):
-            raise BadRequestError(
-                f"Plugin '{plugin}' is named twice", [Violation(f"{path}/name", "named twice")]
-            )
-        stored = present[plugin].config if plugin in present else None
-        hidden = secret_properties(declaration.config_schema)
-        config = unmask(item["config"], hidden, stored)
-        config = fill_defaults(config, declaration.config_schema)
-        check(config, declaration.config_schema, f"{path}/config")
-        _check_webhook_slug(config, f"{path}/config/webhook_slug")
-        complete.append({"name": plugin, "config": config})
+        path = f"/plugins/{index}"
+        entry = _entry(item["name"], item.get("instance"), item["config"], present, path)
+        if any(other["instance"] == entry["instance"] for other in complete):
+            raise _named_twice(entry, path, by_default=item.get("instance") is None)
+        complete.append(entry)
     return complete
+
+
+def _entry(
+    plugin: str,
+    instance: str | None,
+    config: Mapping[str, Any],
+    present: Sequence[Instance],
+    path: str,
+) -> dict[str, Any]:
+    """Check one plugin of a desired state, fill in defaults and put masked secrets back."""
+    declaration = Registry.plugins.get(plugin)
+    if declaration is None:
+        raise BadRequestError(
+            f"No such plugin registered: {plugin:.128}",
+            [Violation(f"{path}/name", "no such plugin registered")],
+        )
+    name = plugin if instance is None else instance
+    if instance is not None and not re.fullmatch(INSTANCE_PATTERN[1:-1], instance):
+        message = "must be 1 to 63 small letters, digits and -, a letter or digit first"
+        raise BadRequestError(
+            f"instance: {message}, not '{instance:.80}'", [Violation(f"{path}/instance", message)]
+        )
+    stored = next((one.config for one in present if (one.name, one.plugin) == (name, plugin)), None)
+    hidden = secret_properties(declaration.config_schema)
+    complete = unmask(dict(config), hidden, stored)
+    complete = fill_defaults(complete, declaration.config_schema)
+    check(complete, declaration.config_schema, f"{path}/config")
+    _check_webhook_slug(complete, f"{path}/config/webhook_slug")
+    found = platform_id(declaration.cls, complete) or ""
+    if len(found) > PLATFORM_ID_MAX_LENGTH:
+        where = f"{path}/config/{declaration.cls.community_platform_id_key}"
+        message = f"must have at most {PLATFORM_ID_MAX_LENGTH} characters"
+        raise BadRequestError(f"{where}: {message}", [Violation(where, message)])
+    return {"name": plugin, "instance": name, "config": complete}
+
+
+def _named_twice(entry: Mapping[str, Any], path: str, *, by_default: bool) -> BadRequestError:
+    if by_default and entry["instance"] == entry["name"]:
+        return BadRequestError(
+            f"Plugin '{entry['name']}' is named twice; "
+            'give each of its instances a name of its own by "instance"',
+            [Violation(f"{path}/name", "named twice")],
+        )
+    return BadRequestError(
+        f"Instance '{entry['instance']}' is named twice",
+        [Violation(f"{path}/instance", "named twice")],
+    )
 
 
 def _check_webhook_slug(config: dict[str, Any], path: str) -> None:
@@ -187,24 +323,24 @@ def _check_webhook_slug(config: dict[str, Any], path: str) -> None:
 
 
 async def _change(
-    engine: Engine, name: str, desired: dict[str, Any] | None, once: Idempotency | None
+    engine: Engine, name: str, wanted: dict[str, Any] | None, once: Idempotency | None
 ) -> CommunityChange:
     """Have a change applied after those before it; gives what came of it."""
     change = CommunityChange(
         community=name,
-        desired_encrypted=engine.secrets.encrypt(desired) if desired is not None else None,
+        desired_encrypted=engine.secrets.encrypt(wanted) if wanted is not None else None,
     )
     async with engine.database.read() as session:
-        if desired is None:
+        if wanted is None or "plugins" not in wanted:
             await _get(session, name)
         present = len(await communities.instances_of(session, name))
     accepted = await accept(engine, change, change.id, once)
     async with answering("change"):
         done = await _read_change(engine, accepted)
         if done.status not in ENDED:
-            wanted = len(desired["plugins"]) if desired else 0
+            named = len(wanted.get("plugins", [None])) if wanted else 0
             # Each plugin that comes or goes may be called once.
-            done = await _apply(engine, done, calls=wanted + present)
+            done = await _apply(engine, done, calls=named + present)
         if done.error is not None:
             raise RecordedError(done.error)
         return done
@@ -248,18 +384,23 @@ async def _shown(engine: Engine, session: AsyncSession, name: str) -> ShownCommu
     return ShownCommunity(
         name=row.name,
         readable_name=row.readable_name,
-        plugins=[
-            {"name": instance.plugin, "config": _masked(instance)}
-            for instance in await instances_in(engine, session, name)
-        ],
+        plugins=[_shown_plugin(instance) for instance in await instances_in(engine, session, name)],
     )
 
 
-def _masked(instance: Instance) -> dict[str, Any]:
-    """A config without its secrets; of a plugin that is gone, all of it may be secret."""
-    declaration = Registry.plugins.get(instance.plugin)
-    hidden = secret_properties(declaration.config_schema) if declaration else instance.config
-    return mask(instance.config, hidden)
+def _shown_plugin(instance: Instance) -> ShownPlugin:
+    """An instance without its secrets; of a plugin that is gone, all may be secret."""
+    plugin = Registry.plugins.get(instance.plugin)
+    hidden = secret_properties(plugin.config_schema) if plugin else instance.config
+    return ShownPlugin(
+        id=instance.id,
+        name=instance.plugin,
+        instance=instance.name,
+        community_platform_id=instance.community_platform_id,
+        community=instance.community,
+        auth_type=plugin.cls.auth_type if plugin else None,
+        config=mask(instance.config, hidden),
+    )
 
 
 async def _get(session: AsyncSession, name: str) -> Community:

@@ -26,11 +26,13 @@ class StoredWebhook:
     Attributes:
         community: The community's name.
         plugin: The plugin's name.
+        instance: The instance's name.
         id: Its id.
     """
 
     community: str
     plugin: str
+    instance: str
     id: str
 
 
@@ -87,7 +89,7 @@ class HandOver:
                 return
             try:
                 await self._background.receive_webhook(
-                    webhook.community, webhook.plugin, webhook.id
+                    webhook.community, webhook.plugin, webhook.instance, webhook.id
                 )
             except UnavailableError:
                 self._leave(webhook)

@@ -21,6 +21,7 @@ async def list_webhooks(
     *,
     community: str | None,
     plugin: str | None,
+    instance: str | None,
     status: str | None,
     cursor: str | None,
     limit: int,
@@ -31,6 +32,7 @@ async def list_webhooks(
         engine: What is open.
         community: Only this community's.
         plugin: Only this plugin's.
+        instance: Only those of plugin instances of this name.
         status: Only those with this status.
         cursor: Where an earlier page ended.
         limit: Most rows on the page.
@@ -43,7 +45,13 @@ async def list_webhooks(
     """
     async with engine.database.read() as session:
         return await webhooks.list_webhooks(
-            session, community=community, plugin=plugin, status=status, cursor=cursor, limit=limit
+            session,
+            community=community,
+            plugin=plugin,
+            instance=instance,
+            status=status,
+            cursor=cursor,
+            limit=limit,
         )
 
 
@@ -108,7 +116,7 @@ async def replay(engine: Engine, webhook_id: str) -> ReceivedWebhook:
     """
     row = await read(engine, webhook_id)
     async with engine.database.write() as session:
-        instance = await communities.find_instance(session, row.community, row.plugin)
+        instance = await communities.find_instance(session, row.community, row.instance)
         if instance is None or instance.id != row.instance_id:
             raise ConflictError(
                 f"Plugin '{row.plugin}' of community '{row.community}' is not as it was: "
@@ -118,7 +126,9 @@ async def replay(engine: Engine, webhook_id: str) -> ReceivedWebhook:
         if queued := stored.status != RECEIVED:
             stored.replay()
     try:
-        await engine.temporal.background.replay_webhook(row.community, row.plugin, row.id)
+        await engine.temporal.background.replay_webhook(
+            row.community, row.plugin, row.instance, row.id
+        )
     except UnavailableError:
         if not queued:
             raise

@@ -97,12 +97,14 @@ async def start(
             plugin=instance.plugin,
             slug=process.slug,
             instance_id=instance.id,
+            instance=instance.name,
+            community_platform_id=instance.community_platform_id,
             parameters=filled,
             callback_url=url,
         )
 
     scope = f"process {process.name}"
-    row, accepted = await accept_of_instance(engine, chosen, row_for, scope, once)
+    row, _, accepted = await accept_of_instance(engine, chosen, row_for, scope, once)
     async with answering("process"):
         if accepted != row.id:
             row = await _get(engine, process.name, accepted)
@@ -159,6 +161,7 @@ async def list_records(
     *,
     community: str | None,
     plugin: str | None,
+    instance: str | None,
     status: str | None,
     cursor: str | None,
     limit: int,
@@ -169,6 +172,7 @@ async def list_records(
         engine: What is open.
         community: Only this community's.
         plugin: Only this plugin's.
+        instance: Only those of plugin instances of this name.
         status: Only those with this status.
         cursor: Where an earlier page ended.
         limit: Most records on the page.
@@ -181,7 +185,13 @@ async def list_records(
     """
     async with engine.database.read() as session:
         rows, following = await processes.list_processes(
-            session, community=community, plugin=plugin, status=status, cursor=cursor, limit=limit
+            session,
+            community=community,
+            plugin=plugin,
+            instance=instance,
+            status=status,
+            cursor=cursor,
+            limit=limit,
         )
     return [row.record() for row in rows], following
 

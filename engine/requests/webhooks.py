@@ -55,12 +55,12 @@ class _ChangedMeanwhileError(Exception):
 
 
 async def receive(engine: Engine, community: str, name: str, slug: str, read: Read) -> Taken:
-    """Take a webhook of a community's plugin.
+    """Take a webhook of a plugin instance of a community.
 
     Args:
         engine: What is open.
         community: The community's name.
-        name: The plugin's name.
+        name: The instance's name.
         slug: The last part of its address; empty if there is none.
         read: Reads the webhook, of so many bytes at most.
 
@@ -71,12 +71,12 @@ async def receive(engine: Engine, community: str, name: str, slug: str, read: Re
         ResourceNotFoundError: No plugin instance receives at this address.
         SignatureError: It does not verify.
     """
-    plugin = _receiving(name)
     webhook: WebhookRequest | None = None
     while True:
         instance = await instance_at(engine, community, name)
         if instance is None or not _is_at(instance, slug):
             raise ResourceNotFoundError(NOT_FOUND)
+        plugin = _receiving(instance.plugin)
         webhook = webhook or await read(_most_bytes(engine, plugin))
         with suppress(_ChangedMeanwhileError):
             return await _take(engine, plugin, instance, webhook)
@@ -161,13 +161,14 @@ async def _take(
         engine,
         instance_id=instance.id,
         plugin=instance.plugin,
+        instance=instance.name,
         community=Community(instance.community),
         config=config,
         state={},
         key=new_id(),
     )
     if not await _verified(loaded, config, webhook):
-        log.warning("webhook refused", community=instance.community, plugin=instance.plugin)
+        log.warning("webhook refused", community=instance.community, instance=instance.name)
         raise SignatureError("The webhook's signature does not verify")
     if plugin.cls.answer_webhook is not Plugin.answer_webhook:
         answer = await call(
@@ -179,6 +180,7 @@ async def _take(
         instance_id=instance.id,
         community=instance.community,
         plugin=instance.plugin,
+        instance=instance.name,
         delivery_id=await _delivery_id(loaded, webhook),
         path=webhook.path,
         query=dict(webhook.query),
@@ -188,7 +190,9 @@ async def _take(
     webhook_id = await _store_once(engine, row, instance.unchanged())
     if webhook_id is None:
         return Taken()
-    return Taken(to_handle=StoredWebhook(instance.community, instance.plugin, webhook_id))
+    return Taken(
+        to_handle=StoredWebhook(instance.community, instance.plugin, instance.name, webhook_id)
+    )
 
 
 async def _verified(loaded: LoadedPlugin, config: dict[str, Any], webhook: WebhookRequest) -> bool:

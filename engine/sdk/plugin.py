@@ -79,6 +79,7 @@ class InvocationContext:
         state: The instance's state during this call.
         idempotency_key: The same on every try of this call.
         webhook_url: The public URL of the instance's webhooks.
+        instance_name: The instance's name in its community; empty: the plugin's.
         connections: To platforms; shared with other calls.
         timeout_seconds: How long the call may take.
         response_max_bytes: How much of a platform's response is read.
@@ -94,6 +95,7 @@ class InvocationContext:
     idempotency_key: str
     webhook_url: str
     connections: Connections
+    instance_name: str = ""
     timeout_seconds: float = 30
     response_max_bytes: int = LARGEST_RESPONSE_BYTES
     event_max_bytes: int = LARGEST_EVENT_BYTES
@@ -130,7 +132,10 @@ class Plugin:
         description: One line for the API's documentation.
         config_schema: JSON Schema of the config.
         community_platform_id_key: The property of the config that holds the platform's own id of
-            the community, such as that of its workspace.
+            the community, such as that of its workspace. Where a community has several instances of
+            the plugin, requests choose one by it.
+        community_platform_id_unique: Whether no two communities may have the plugin enabled with
+            the same one.
         auth_type: How the platform knows the community; told to drivers, not acted upon.
         webhook_signature: How the platform signs its webhooks, if it does.
         webhook_max_bytes: Largest webhook body; None: the engine's limit.
@@ -144,6 +149,7 @@ class Plugin:
     description: ClassVar[str] = ""
     config_schema: ClassVar[Mapping[str, Any]] = {}
     community_platform_id_key: ClassVar[str | None] = None
+    community_platform_id_unique: ClassVar[bool] = False
     auth_type: ClassVar[str | None] = None
     webhook_signature: ClassVar[SignatureScheme | None] = None
     webhook_max_bytes: ClassVar[int | None] = None
@@ -205,8 +211,12 @@ class Plugin:
     @property
     def community_platform_id(self) -> str | None:
         """The platform's own id of the community, from the config; None if there is none."""
-        value = self.config.get(self.community_platform_id_key or "")
-        return None if value is None else str(value)
+        return platform_id(type(self), self.config)
+
+    @property
+    def instance_name(self) -> str:
+        """The instance's name in its community; the plugin's own unless the community chose one."""
+        return self._context.instance_name or self.name
 
     @property
     def idempotency_key(self) -> str:
@@ -287,3 +297,17 @@ class Plugin:
                 f"the event '{event_type}' is {size} bytes of JSON; allowed are {most}"
             )
         self._context.events.append(event)
+
+
+def platform_id(cls: type[Plugin], config: Mapping[str, Any]) -> str | None:
+    """Read the platform's own id of a community from a plugin's config.
+
+    Args:
+        cls: The plugin's class.
+        config: The config.
+
+    Returns:
+        The id; None if there is none.
+    """
+    value = config.get(cls.community_platform_id_key or "")
+    return None if value is None else str(value)

@@ -215,6 +215,7 @@ class Registry:
                 f"{_label(other.cls)}: give one of them another `name`"
             )
         _check(cls, "config_schema", cls.config_schema)
+        _check_platform_id(cls)
         _check_no_init(cls, Plugin)
         _check_initialize(cls)
         _call_every(cls)
@@ -530,6 +531,19 @@ def _check_action(
     problem = signature_problem(function, action.input_schema)
     if problem:
         raise RegistrationError(f"{_label(cls)}: its action `{name}` {problem}")
+
+
+def _check_platform_id(cls: type[Plugin]) -> None:
+    key = cls.community_platform_id_key
+    if key is not None and not (isinstance(key, str) and key):
+        raise RegistrationError(
+            f"{_label(cls)}: `community_platform_id_key` must be the name of a property of the "
+            f"config, not {key!r:.80}"
+        )
+    if cls.community_platform_id_unique and key is None:
+        raise RegistrationError(
+            f"{_label(cls)}: `community_platform_id_unique` needs a `community_platform_id_key`"
+        )
 
 
 def _check_event_schemas(cls: type[Plugin], name: str, schemas: Sequence[Schema]) -> None:

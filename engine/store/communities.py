@@ -30,6 +30,7 @@ from engine.store.lost_calls import LostCall
 from engine.store.pacing import InstancePace
 
 NAME_MAX_LENGTH = 128
+PLATFORM_ID_MAX_LENGTH = 255
 
 ACCEPTED = "accepted"
 APPLYING = "applying"
@@ -49,10 +50,17 @@ class Community(SQLModel, table=True):
 
 
 class PluginInstance(SQLModel, table=True):
-    """A plugin as one community has enabled it."""
+    """A plugin as one community has enabled it, under a name that is unique there.
+
+    ``exclusive`` is true where no other community may have one with the same
+    ``community_platform_id``, and else null: nulls are never equal.
+    """
 
     __tablename__ = "plugin_instance"
-    __table_args__ = (UniqueConstraint("community", "plugin"),)
+    __table_args__ = (
+        UniqueConstraint("community", "instance"),
+        UniqueConstraint("plugin", "community_platform_id", "exclusive"),
+    )
 
     id: str = Field(default_factory=new_id, primary_key=True, max_length=36)
     community: str = Field(
@@ -63,6 +71,9 @@ class PluginInstance(SQLModel, table=True):
         )
     )
     plugin: str = Field(max_length=64, index=True)
+    instance: str = Field(max_length=64)
+    community_platform_id: str | None = Field(default=None, max_length=PLATFORM_ID_MAX_LENGTH)
+    exclusive: bool | None = None
     position: int = 0
     config_encrypted: str = Field(sa_type=Text)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
@@ -104,6 +115,7 @@ class EnabledInstance:
         id: Its id.
         community: The community's name.
         plugin: The plugin's name.
+        instance: The instance's own name.
         config_encrypted: Its config.
         readable_name: The community's name for people.
         paused_until: Until when its platform wants no calls, if it said so.
@@ -115,6 +127,7 @@ class EnabledInstance:
     id: str
     community: str
     plugin: str
+    instance: str
     config_encrypted: str = dataclass_field(repr=False)
     readable_name: str
     paused_until: datetime | None
@@ -127,6 +140,7 @@ _ENABLED: tuple[Any, ...] = (
     PluginInstance.id,
     PluginInstance.community,
     PluginInstance.plugin,
+    PluginInstance.instance,
     PluginInstance.config_encrypted,
     Community.readable_name,
     InstancePace.paused_until,
@@ -138,7 +152,15 @@ _ENABLED: tuple[Any, ...] = (
 # Statements of the most frequent calls are made once: making one takes longer than running it.
 _FIND = select(PluginInstance).where(
     col(PluginInstance.community) == bindparam("community"),
-    col(PluginInstance.plugin) == bindparam("plugin"),
+    col(PluginInstance.instance) == bindparam("instance"),
+)
+_OF_PLUGIN = (
+    select(PluginInstance)
+    .where(
+        col(PluginInstance.community) == bindparam("community"),
+        col(PluginInstance.plugin) == bindparam("plugin"),
+    )
+    .order_by(col(PluginInstance.position), col(PluginInstance.instance))
 )
 _FIND_ENABLED = (
     select(*_ENABLED)
@@ -188,7 +210,7 @@ async def instances_of(session: AsyncSession, community: str) -> Sequence[Plugin
     query = (
         select(PluginInstance)
         .where(col(PluginInstance.community) == community)
-        .order_by(col(PluginInstance.position), col(PluginInstance.plugin))
+        .order_by(col(PluginInstance.position), col(PluginInstance.instance))
     )
     return (await session.exec(query)).all()
 
@@ -220,9 +242,26 @@ async def all_instances(session: AsyncSession) -> Sequence[PluginInstance]:
 
 
 async def find_instance(
-    session: AsyncSession, community: str, plugin: str
+    session: AsyncSession, community: str, instance: str
 ) -> PluginInstance | None:
-    """Find a plugin of a community.
+    """Find a plugin instance of a community.
+
+    Args:
+        session: An open session.
+        community: The community's name.
+        instance: The instance's name.
+
+    Returns:
+        The instance, or None if there is none of this name.
+    """
+    found = await session.exec(_FIND, params={"community": community, "instance": instance})
+    return found.one_or_none()
+
+
+async def instances_of_plugin_in(
+    session: AsyncSession, community: str, plugin: str
+) -> Sequence[PluginInstance]:
+    """The instances of one plugin in a community.
 
     Args:
         session: An open session.
@@ -230,10 +269,10 @@ async def find_instance(
         plugin: The plugin's name.
 
     Returns:
-        The instance, or None if the plugin is not enabled there.
+        The instances, in the order in which the community named them.
     """
-    found = await session.exec(_FIND, params={"community": community, "plugin": plugin})
-    return found.one_or_none()
+    found = await session.exec(_OF_PLUGIN, params={"community": community, "plugin": plugin})
+    return found.all()
 
 
 def is_still(instance_id: str, config_encrypted: str) -> ColumnElement[bool]:

@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.messages import COMPLETED, CREATED, ProcessRecord
 from engine.store import communities
-from engine.store.communities import NAME_MAX_LENGTH, EnabledInstance
+from engine.store.communities import NAME_MAX_LENGTH, PLATFORM_ID_MAX_LENGTH, EnabledInstance
 from engine.store.database import Database, JsonText, UtcDateTime, new_id, utc_now
 from engine.store.invocations import Invocation
 from engine.store.paging import newest_first
@@ -37,6 +37,8 @@ class GovernanceProcess(SQLModel, table=True):
     plugin: str = Field(max_length=64)
     slug: str = Field(max_length=64)
     instance_id: str = Field(max_length=36)
+    instance: str = Field(max_length=64)
+    community_platform_id: str | None = Field(default=None, max_length=PLATFORM_ID_MAX_LENGTH)
     parameters: dict[str, Any] = Field(default_factory=dict, sa_type=JsonText)
     callback_url: str | None = Field(default=None, sa_type=Text)
     status: str = Field(default="created", max_length=16)
@@ -75,6 +77,8 @@ class GovernanceProcess(SQLModel, table=True):
             completed_at=self.completed_at.isoformat() if self.completed_at else None,
             closing_at=self.closing_at.isoformat() if self.closing_at else None,
             webhooks_left_out=self.webhooks_left_out,
+            instance=self.instance,
+            community_platform_id=self.community_platform_id,
         )
 
     def complete(self, errors: Any = None) -> None:
@@ -292,7 +296,7 @@ async def pending_of_class(
 
 async def unfinished_classes(
     session: AsyncSession, community: str | None = None
-) -> Sequence[tuple[str, str, str, str]]:
+) -> Sequence[tuple[str, str, str, str, str]]:
     """The classes and plugin instances that have processes which have not ended.
 
     Args:
@@ -300,21 +304,22 @@ async def unfinished_classes(
         community: Only this community's.
 
     Returns:
-        Community, plugin, slug and instance of each.
+        Community, plugin, slug, and id and name of the instance of each.
     """
+    columns: tuple[Any, ...] = (
+        GovernanceProcess.community,
+        GovernanceProcess.plugin,
+        GovernanceProcess.slug,
+        GovernanceProcess.instance_id,
+        GovernanceProcess.instance,
+    )
     query = (
-        select(
-            GovernanceProcess.community,
-            GovernanceProcess.plugin,
-            GovernanceProcess.slug,
-            GovernanceProcess.instance_id,
-        )
-        .where(col(GovernanceProcess.status).in_(("created", "pending")))
-        .distinct()
+        select(*columns).where(col(GovernanceProcess.status).in_(("created", "pending"))).distinct()
     )
     if community is not None:
         query = query.where(col(GovernanceProcess.community) == community)
-    return (await session.exec(query)).all()
+    found: Sequence[tuple[str, str, str, str, str]] = (await session.exec(query)).all()
+    return found
 
 
 async def unfinished_after(
@@ -362,6 +367,7 @@ async def list_processes(
     *,
     community: str | None,
     plugin: str | None,
+    instance: str | None,
     status: str | None,
     cursor: str | None,
     limit: int,
@@ -372,6 +378,7 @@ async def list_processes(
         session: An open session.
         community: Only this community's.
         plugin: Only this plugin's.
+        instance: Only those of plugin instances of this name.
         status: Only those with this status.
         cursor: Where an earlier page ended.
         limit: Most rows on the page.
@@ -386,6 +393,7 @@ async def list_processes(
     for column, wanted in (
         (GovernanceProcess.community, community),
         (GovernanceProcess.plugin, plugin),
+        (GovernanceProcess.instance, instance),
         (GovernanceProcess.status, status),
     ):
         if wanted is not None:

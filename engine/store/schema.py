@@ -41,17 +41,18 @@ _MIGRATION_LOCK = 0x6D657461
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-async def migrate(database: Database) -> str:
+async def migrate(database: Database, revision: str = "head") -> str:
     """Bring a database to the newest schema; several callers at once wait for each other.
 
     Args:
         database: The database.
+        revision: The revision to stop at; default: the newest.
 
     Returns:
-        The revision that it has now.
+        The newest revision that there is.
     """
     async with database.engine.execution_options(metagov_write=True).connect() as connection:
-        await connection.run_sync(_upgrade)
+        await connection.run_sync(_upgrade, revision)
         await connection.commit()
     return newest_revision()
 
@@ -119,7 +120,7 @@ async def differences(database: Database) -> list[object]:
         return await connection.run_sync(compare)
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, revision: str) -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -128,4 +129,4 @@ def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)

@@ -44,8 +44,8 @@ FAILED = "failed"
 
 _FORGOTTEN_AT_ONCE = 200
 
-# When it was received, its id, community and plugin.
-Unhandled = tuple[datetime, str, str, str]
+# When it was received, its id, community, plugin and instance.
+Unhandled = tuple[datetime, str, str, str, str]
 
 SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key"})
 
@@ -72,6 +72,7 @@ class ReceivedWebhook(SQLModel, table=True):
     instance_id: str = Field(max_length=36, index=True)
     community: str = Field(max_length=NAME_MAX_LENGTH)
     plugin: str = Field(max_length=64)
+    instance: str = Field(max_length=64)
     delivery_id: str | None = Field(default=None, max_length=255)
     path: str = Field(sa_type=Text)
     query: dict[str, Any] = Field(default_factory=dict, sa_type=JsonText)
@@ -359,23 +360,26 @@ async def unhandled(
         limit: Most webhooks.
 
     Returns:
-        When each was received, its id, community and plugin, the oldest first.
+        When each was received, its id, community, plugin and instance, the oldest first.
     """
     at, by_id = col(ReceivedWebhook.received_at), col(ReceivedWebhook.id)
+    columns: tuple[Any, ...] = (
+        ReceivedWebhook.received_at,
+        ReceivedWebhook.id,
+        ReceivedWebhook.community,
+        ReceivedWebhook.plugin,
+        ReceivedWebhook.instance,
+    )
     query = (
-        select(
-            ReceivedWebhook.received_at,
-            ReceivedWebhook.id,
-            ReceivedWebhook.community,
-            ReceivedWebhook.plugin,
-        )
+        select(*columns)
         .where(col(ReceivedWebhook.status) == RECEIVED)
         .order_by(at, by_id)
         .limit(limit)
     )
     if after is not None:
         query = query.where(later_than(at, by_id, after[0], after[1]))
-    return (await session.exec(query)).all()
+    found: Sequence[Unhandled] = (await session.exec(query)).all()
+    return found
 
 
 async def list_webhooks(
@@ -383,6 +387,7 @@ async def list_webhooks(
     *,
     community: str | None,
     plugin: str | None,
+    instance: str | None,
     status: str | None,
     cursor: str | None,
     limit: int,
@@ -393,6 +398,7 @@ async def list_webhooks(
         session: An open session.
         community: Only this community's.
         plugin: Only this plugin's.
+        instance: Only those of plugin instances of this name.
         status: Only those with this status.
         cursor: Where an earlier page ended.
         limit: Most rows on the page.
@@ -407,6 +413,7 @@ async def list_webhooks(
     for column, wanted in (
         (ReceivedWebhook.community, community),
         (ReceivedWebhook.plugin, plugin),
+        (ReceivedWebhook.instance, instance),
         (ReceivedWebhook.status, status),
     ):
         if wanted is not None:

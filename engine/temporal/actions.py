@@ -38,12 +38,13 @@ class Actions:
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
 
-    async def perform(self, community: str, name: str, invocation_id: str) -> bool:
+    async def perform(self, community: str, name: str, instance: str, invocation_id: str) -> bool:
         """Run an accepted action and wait for its end; its result lies in the database.
 
         Args:
             community: The community's name.
             name: ``{plugin}.{slug}``.
+            instance: The plugin instance's name.
             invocation_id: The accepted invocation.
 
         Returns:
@@ -67,7 +68,7 @@ class Actions:
                 schedule_to_close_timeout=self._rpc.wait + 3 * self._rpc.invocation,
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
                 retry_policy=ACTION_RETRY,
-                search_attributes=instance_attributes(community, name),
+                search_attributes=instance_attributes(community, name, instance),
                 rpc_timeout=self._rpc.wait,
             )
 

@@ -56,12 +56,15 @@ class Background:
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
 
-    async def receive_webhook(self, community: str, plugin: str, webhook_id: str) -> bool:
+    async def receive_webhook(
+        self, community: str, plugin: str, instance: str, webhook_id: str
+    ) -> bool:
         """Have a stored webhook handled; a second time for one webhook does nothing.
 
         Args:
             community: The community's name.
             plugin: The plugin's name.
+            instance: The plugin instance's name.
             webhook_id: The stored webhook.
 
         Returns:
@@ -80,7 +83,7 @@ class Background:
                     start_to_close_timeout=self._rpc.invocation + timedelta(seconds=30),
                     heartbeat_timeout=HEARTBEAT_TIMEOUT,
                     retry_policy=WEBHOOK_RETRY,
-                    search_attributes=instance_attributes(community, plugin),
+                    search_attributes=instance_attributes(community, plugin, instance),
                     rpc_timeout=WEBHOOK_HAND_OVER,
                 ),
                 WEBHOOK_HAND_OVER,
@@ -89,12 +92,15 @@ class Background:
             return False
         return True
 
-    async def replay_webhook(self, community: str, plugin: str, webhook_id: str) -> bool:
+    async def replay_webhook(
+        self, community: str, plugin: str, instance: str, webhook_id: str
+    ) -> bool:
         """Have a stored webhook handled now, even if its next try is not due yet.
 
         Args:
             community: The community's name.
             plugin: The plugin's name.
+            instance: The plugin instance's name.
             webhook_id: The stored webhook.
 
         Returns:
@@ -105,7 +111,7 @@ class Background:
         """
         return await self._start_now(
             webhook_activity_id(community, plugin, webhook_id),
-            lambda: self.receive_webhook(community, plugin, webhook_id),
+            lambda: self.receive_webhook(community, plugin, instance, webhook_id),
         )
 
     async def deliver(self, community: str, item_id: str) -> bool:
@@ -136,7 +142,7 @@ class Background:
                         initial_interval=timedelta(seconds=settings.delivery_first_retry_seconds),
                         maximum_interval=timedelta(seconds=settings.delivery_longest_retry_seconds),
                     ),
-                    search_attributes=instance_attributes(community, None),
+                    search_attributes=instance_attributes(community),
                 ),
                 self._rpc.wait,
             )
@@ -182,7 +188,7 @@ class Background:
                 start_to_close_timeout=timedelta(hours=1) + self._rpc.invocation,
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
                 retry_policy=POLL_RETRY,
-                search_attributes=instance_attributes(poll.community, poll.plugin),
+                search_attributes=instance_attributes(poll.community, poll.plugin, poll.instance),
             )
         except ActivityAlreadyStartedError:
             return False

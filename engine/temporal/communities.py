@@ -52,7 +52,7 @@ class Communities:
                     task_queue=self._rpc.settings.task_queue,
                     id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                     static_summary=f"changes of {community}",
-                    search_attributes=instance_attributes(community, None),
+                    search_attributes=instance_attributes(community),
                 ),
             )
 

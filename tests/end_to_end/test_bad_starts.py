@@ -40,7 +40,11 @@ async def data(tmp_path: Path) -> Path:
         session.add(Community(name="c"))
         await session.flush()
         config = SecretBox([KEY]).encrypt({})
-        session.add(PluginInstance(community="c", plugin="randomness", config_encrypted=config))
+        session.add(
+            PluginInstance(
+                community="c", plugin="randomness", instance="randomness", config_encrypted=config
+            )
+        )
     await database.close()
     return folder
 

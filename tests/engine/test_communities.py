@@ -27,11 +27,10 @@ async def test_put_creates_then_updates(running: RunningEngine) -> None:
     body = {"name": name, "readable_name": "Ünïcode ☂", "plugins": [RANDOMNESS]}
     created = await running.http.put(f"/api/internal/community/{name}", json=body)
     assert created.status_code == 201
-    assert created.json() == {
-        "name": name,
-        "readable_name": "Ünïcode ☂",
-        "plugins": [{"name": "randomness", "config": {"default_low": 0, "default_high": 1000}}],
-    }
+    (plugin,) = created.json()["plugins"]
+    assert created.json() == {"name": name, "readable_name": "Ünïcode ☂", "plugins": [plugin]}
+    assert (plugin["name"], plugin["instance"]) == ("randomness", "randomness")
+    assert plugin["config"] == {"default_low": 0, "default_high": 1000}
     again = await running.http.put(f"/api/internal/community/{name}", json=body)
     assert again.status_code == 200
     assert (await running.http.get(f"/api/internal/community/{name}")).json() == created.json()

@@ -281,6 +281,7 @@ async def test_lists_are_filtered_and_only_what_was_asked_for_is_replayed(place:
                     instance_id=model.instance_id,
                     community=place.community,
                     plugin="durable",
+                    instance="durable",
                     path="/",
                     body=text.encode(),
                     status=status,
@@ -293,6 +294,7 @@ async def test_lists_are_filtered_and_only_what_was_asked_for_is_replayed(place:
                 instance_id=elsewhere[0].id,
                 community=other,
                 plugin="durable",
+                instance="durable",
                 path="/",
                 body=b"2 elsewhere",
                 status="failed",
@@ -398,6 +400,7 @@ async def test_a_webhook_that_came_while_its_plugin_was_configured_anew_is_handl
         instance_id=first.instance_id,
         community=community,
         plugin="tutorial",
+        instance="tutorial",
         path=first.path,
         headers=first.headers,
         body=first.body.replace(b"1", b"2"),
@@ -405,5 +408,7 @@ async def test_a_webhook_that_came_while_its_plugin_was_configured_anew_is_handl
     )
     async with running.engine.database.write() as session:
         session.add(late)
-    await running.engine.temporal.background.receive_webhook(community, "tutorial", late.id)
+    await running.engine.temporal.background.receive_webhook(
+        community, "tutorial", "tutorial", late.id
+    )
     await eventually(lambda: numbers() == [1, 2])

@@ -275,6 +275,7 @@ async def _accept_only(ballots: Ballots, text: str, **values: Any) -> None:
         instance_id=instance.id,
         community=ballots.community,
         plugin="durable",
+        instance="durable",
         path="/",
         headers={"x-concerns": ballots.name},
         body=text.encode(),

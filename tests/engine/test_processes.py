@@ -28,6 +28,7 @@ async def test_record(running: RunningEngine) -> None:
     assert record.keys() == {
         "id", "name", "community", "status", "errors", "outcome", "url", "created_at",
         "updated_at", "completed_at", "closing_at", "webhooks_left_out",
+        "instance", "community_platform_id",
     }  # fmt: skip
     assert (record["name"], record["community"]) == (VOTE, community)
     assert (record["status"], record["errors"], record["outcome"]) == ("pending", {}, {})

@@ -55,7 +55,9 @@ async def test_another_schema_or_key_is_not_ready(
         async with running.engine.database.write() as session:
             session.add(Community(name="c"))
             await session.flush()
-            session.add(PluginInstance(community="c", plugin="p", config_encrypted=config))
+            session.add(
+                PluginInstance(community="c", plugin="p", instance="p", config_encrypted=config)
+            )
         assert "does not open all the configs" in await not_ready(running)
 
 

@@ -108,6 +108,7 @@ def process_row(community: str, instance_id: str, **values: Any) -> GovernancePr
     return GovernanceProcess(
         community=community,
         plugin="troublesome",
+        instance="troublesome",
         slug="fragile",
         instance_id=instance_id,
         parameters={"title": "Found again"},
@@ -219,7 +220,8 @@ async def test_schedules_are_as_the_plugins_want_them(alone: RunningEngine) -> N
     community = await alone.community({"name": "tutorial", "config": {"api_key": "k"}})
     wanted = f"task/{community}/tutorial.count-calls"
     await alone.engine.schedules.unschedule_task(wanted)
-    orphan = TaskSchedule("gone", f"p{new_id()[:8]}", "task", new_id(), 3600)
+    name = f"p{new_id()[:8]}"
+    orphan = TaskSchedule("gone", name, name, "task", new_id(), 3600)
     await alone.engine.schedules.schedule_task(orphan)
 
     async def put_right() -> bool:
@@ -237,6 +239,7 @@ async def test_a_stored_webhook_that_was_not_handed_over_is_handled(alone: Runni
         instance_id=await instance_of(alone, community),
         community=community,
         plugin="tutorial",
+        instance="tutorial",
         path="/",
         body=b'{"account": "alice", "data": {"n": 1}}',
     )
@@ -311,9 +314,19 @@ async def test_what_is_past_its_retention_goes(alone: RunningEngine) -> None:
 async def test_instances_of_plugins_that_are_gone_hurt_nobody(alone: RunningEngine) -> None:
     community = await alone.community()
     async with alone.engine.database.write() as session:
-        session.add(PluginInstance(community=community, plugin="removed", config_encrypted="x"))
         session.add(
-            GovernanceProcess(community=community, plugin="removed", slug="vote", instance_id="x")
+            PluginInstance(
+                community=community, plugin="removed", instance="removed", config_encrypted="x"
+            )
+        )
+        session.add(
+            GovernanceProcess(
+                community=community,
+                plugin="removed",
+                instance="removed",
+                slug="vote",
+                instance_id="x",
+            )
         )
     await reconcile(alone)
     listed = await alone.http.get("/api/internal/process", params={"community": community})
@@ -406,12 +419,22 @@ async def test_what_waits_is_handed_over_from_every_page(
     async with idle.database.write() as session:
         received = [
             ReceivedWebhook(
-                instance_id="i", community="c", plugin="tutorial", path="/", received_at=moment
+                instance_id="i",
+                community="c",
+                plugin="tutorial",
+                instance="tutorial",
+                path="/",
+                received_at=moment,
             )
             for moment in moments
         ]
         handled = ReceivedWebhook(
-            instance_id="i", community="c", plugin="tutorial", path="/", status="handled"
+            instance_id="i",
+            community="c",
+            plugin="tutorial",
+            instance="tutorial",
+            path="/",
+            status="handled",
         )
         session.add_all([*received, handled])
         items = [

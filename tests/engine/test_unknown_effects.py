@@ -101,13 +101,13 @@ async def test_a_pause_does_not_hide_what_an_earlier_try_may_have_done(
         await pacing.stop(session, instance.id, utc_now() + timedelta(hours=1))
         common: dict[str, Any] = {"community": community, "plugin": "durable"}
         common["instance_id"] = instance.id
-        process = GovernanceProcess(**common, slug="blind", began_at=utc_now())
+        process = GovernanceProcess(**common, instance="durable", slug="blind", began_at=utc_now())
         action = Invocation(**common, target="once", parameters={"id": "a"}, status=RUNNING)
         record, action_id = process.record(), action.id
         session.add(process)
         session.add(action)
     await temporal.processes.ensure(record, Capabilities(True, True, True), None)
-    assert not await temporal.actions.perform(community, "durable.once", action_id)
+    assert not await temporal.actions.perform(community, "durable.once", "durable", action_id)
 
     async def ended() -> dict[str, Any] | None:
         location = f"/api/internal/process/durable.blind/{record.id}"
@@ -160,7 +160,7 @@ async def test_what_was_accepted_before_the_machine_crashed_is_not_taken_back(
     database = running.engine.database
     facts: dict[str, Any] = {"community": community, "instance_id": "i", "plugin": "durable"}
     action = Invocation(target="once", **facts)
-    process = GovernanceProcess(slug="vote", parameters={}, **facts)
+    process = GovernanceProcess(slug="vote", instance="durable", parameters={}, **facts)
     change = CommunityChange(community=community, desired_encrypted=None)
     async with database.write() as session:
         session.add_all([action, process, change])

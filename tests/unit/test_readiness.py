@@ -59,7 +59,7 @@ def enabled(box: SecretBox, community: str = "c") -> tuple[Community, PluginInst
     config = box.encrypt({"api_key": "k"})
     return (
         Community(name=community),
-        PluginInstance(community=community, plugin="p", config_encrypted=config),
+        PluginInstance(community=community, plugin="p", instance="p", config_encrypted=config),
     )
 
 

@@ -46,7 +46,11 @@ async def durable(engine: Engine, tmp_path: Path) -> PluginInstance:
     platform = tmp_path / "platform"
     config = engine.secrets.encrypt({"platform": str(platform)})
     instance = PluginInstance(
-        community=COMMUNITY, plugin="durable", position=0, config_encrypted=config
+        community=COMMUNITY,
+        plugin="durable",
+        instance="durable",
+        position=0,
+        config_encrypted=config,
     )
     async with engine.database.write() as session:
         session.add(Community(name=COMMUNITY, readable_name="People"))
@@ -82,6 +86,7 @@ async def created(
     row = GovernanceProcess(
         community=instance.community,
         plugin=instance.plugin,
+        instance=instance.instance,
         slug=slug,
         instance_id=instance.id,
         parameters=parameters,

@@ -64,6 +64,7 @@ async def webhook(engine: Engine, instance: PluginInstance, text: str) -> str:
         instance_id=instance.id,
         community=instance.community,
         plugin=instance.plugin,
+        instance=instance.instance,
         path="/",
         body=text.encode(),
     )
