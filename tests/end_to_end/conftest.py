@@ -25,11 +25,12 @@ from tests.server_processes import ending_with_us
 
 @dataclass
 class EngineProcess:
-    """``metagov run``, with data and ports of its own."""
+    """``metagov run``, with data and ports of its own; ``source`` is the code that runs."""
 
     data_dir: Path
     environment: dict[str, str]
     url: str
+    source: Path = REPOSITORY
     process: subprocess.Popen[str] | None = None
     output: list[str] = field(default_factory=list)
 
@@ -46,7 +47,7 @@ class EngineProcess:
         return subprocess.Popen(
             ending_with_us([sys.executable, "-m", "cli", "run"], signal.SIGTERM),
             env=self.environment | changed,
-            cwd=REPOSITORY,
+            cwd=self.source,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
