@@ -36,7 +36,7 @@ from engine.resources import Engine
 from engine.schedules import TaskSchedule, task_schedule_id
 from engine.sdk import plugin as sdk
 from engine.sdk.registry import Registry
-from engine.store import communities, invocations, processes, webhooks
+from engine.store import communities, processes, webhooks
 from engine.store.communities import (
     ACCEPTED,
     APPLIED,
@@ -161,7 +161,7 @@ class CommunityActivities:
 
     async def _begin(self, change: CommunityChange) -> None:
         """Note that plugins may be called from now on, unless they may have been before."""
-        if not await communities.begin_change(self._engine.database, change):
+        if not await communities.CHANGES.begin(self._engine.database, change):
             raise OutcomeUnknownError(
                 "A first try was cut off; the community is as it was, but whether "
                 "its plugins had an effect on a platform is not known"
@@ -484,9 +484,7 @@ async def withdraw_abandoned_changes(engine: Engine) -> int:
         abandoned = await communities.changes_before(session, utc_now() - ABANDONED_AFTER)
         for change in abandoned:
             never = describe(UnavailableError("The change was never applied; ask again"))
-            if await communities.withdraw_change(engine.database, session, change.id, never):
-                await invocations.forget_key(session, change.id)
-            else:
+            if not await communities.withdraw_change(engine.database, session, change.id, never):
                 unknown = OutcomeUnknownError("The change was begun, and never ended")
                 await communities.refuse_change(session, change.id, describe(unknown))
             log.warning("change withdrawn", community=change.community, change=change.id)

@@ -25,7 +25,7 @@ from engine.invocations.process import end_process
 from engine.messages import COMPLETED
 from engine.resources import Engine, capabilities_of
 from engine.sdk.registry import ProcessDeclaration, Registry
-from engine.store import communities, invocations, lost_calls, outbox, processes, webhooks
+from engine.store import accepted, communities, invocations, lost_calls, outbox, processes, webhooks
 from engine.store.database import utc_now
 
 log = structlog.get_logger()
@@ -245,7 +245,8 @@ class ReconciliationActivities:
         handled = now - timedelta(days=settings.webhook_retention_days)
         told = now - timedelta(days=settings.delivery_retention_days)
         async with self._engine.database.write() as session:
-            await invocations.forget_before(session, done, keys)
+            await invocations.forget_before(session, done)
+            await accepted.forget_keys_before(session, keys)
             await communities.forget_changes_before(session, done)
             await lost_calls.forget_before(session, now - 2 * lost_calls.REMEMBERED)
         await self._repeat(lambda session: webhooks.forget_webhooks_before(session, handled))

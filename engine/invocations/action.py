@@ -80,7 +80,7 @@ class ActionCall(Call[None]):
 
     async def begin(self) -> Done[None] | None:
         """Note that the action may run now."""
-        if await invocations.begin(self.engine.database, self.row):
+        if await invocations.CALLS.begin(self.engine.database, self.row):
             self.begun_now = True
             return None
         self.begun_before = True
@@ -144,7 +144,7 @@ class ActionCall(Call[None]):
 
     async def set_back(self) -> None:
         """Note that the action did nothing."""
-        await invocations.set_back(self.engine.database, self.id)
+        await invocations.CALLS.set_back(self.engine.database, self.id)
 
     async def fail(self, error: EngineError) -> None:
         """Record the failure with the invocation, and end the activity."""

@@ -51,7 +51,7 @@ from engine.invocations.run import CUT_OFF, Call, Done
 from engine.messages import COMPLETED, InvocationOutcome, InvokeProcess, PollProcess, PollTogether
 from engine.resources import Engine
 from engine.sdk.arguments import arguments_for
-from engine.store import invocations, processes, webhooks
+from engine.store import accepted, invocations, processes, webhooks
 from engine.store.database import utc_now
 from engine.store.invocations import DONE, Invocation, mark_of
 from engine.store.processes import GovernanceProcess
@@ -220,7 +220,7 @@ class StartCall(ProcessCall):
         assert self.loaded is not None
         if self.loaded.declaration.can_find_started:
             self.policy = FINDABLE_START
-        if await processes.begin_start(self.engine.database, self.loaded.row):
+        if await processes.STARTS.begin(self.engine.database, self.loaded.row):
             self.begun_now = True
             return None
         self.begun_before = True
@@ -261,7 +261,7 @@ class StartCall(ProcessCall):
 
     async def set_back(self) -> None:
         """Note that ``start`` did nothing."""
-        await processes.set_start_back(self.engine.database, self.process_id)
+        await processes.STARTS.set_back(self.engine.database, self.process_id)
 
     async def store_failure(
         self, session: AsyncSession, row: GovernanceProcess, error: EngineError
@@ -276,7 +276,7 @@ class StartCall(ProcessCall):
         code = "start_outcome_unknown" if unknown else "start_failed"
         row.complete({"code": code, "kind": error.kind, "message": error.detail})
         if error.status == UnavailableError.status:
-            await invocations.forget_key(session, row.id)
+            await accepted.forget_key(session, row.id)
         return await append_record(session, row) if unknown else []
 
     def _is_unknown(self, error: EngineError) -> bool:
@@ -323,7 +323,7 @@ class CloseCall(ProcessCall):
             return None
         async with self.engine.database.read() as session:
             request = await invocations.get_invocation(session, self._request_id)
-        if request is None or await invocations.begin(self.engine.database, request):
+        if request is None or await invocations.CALLS.begin(self.engine.database, request):
             return None
         async with self.engine.database.read() as session:
             now = await invocations.get_invocation(session, self._request_id)

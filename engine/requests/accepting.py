@@ -21,9 +21,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from engine.errors import BadRequestError, EngineError, OutcomeUnknownError, UnavailableError
 from engine.requests.instances import Chosen, Instance, find_instance
 from engine.resources import Engine
-from engine.store import invocations
+from engine.store.accepted import Idempotency, accept_once
 from engine.store.database import is_outage
-from engine.store.invocations import Idempotency, Invocation
+from engine.store.invocations import Invocation
 from engine.store.processes import GovernanceProcess
 
 LONGEST_KEY = 255
@@ -84,7 +84,7 @@ async def accept(engine: Engine, row: SQLModel, row_id: str, once: Idempotency |
     Returns:
         ``row_id``, or the id of the first request's row.
     """
-    accepted = await invocations.accept_once(engine.database, row, row_id, true(), once)
+    accepted = await accept_once(engine.database, row, row_id, true(), once)
     assert accepted is not None, "its condition always holds"
     return accepted
 
@@ -116,9 +116,7 @@ async def accept_of_instance(
         instance = await find_instance(engine, chosen)
         row = row_for(instance)
         key = once.within(engine, f"{scope} {instance.community}", instance)
-        accepted = await invocations.accept_once(
-            engine.database, row, row.id, instance.unchanged(), key
-        )
+        accepted = await accept_once(engine.database, row, row.id, instance.unchanged(), key)
         if accepted is not None:
             return row, instance, accepted
         # It was changed since it was read, so it is read again.

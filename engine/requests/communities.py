@@ -27,7 +27,8 @@ from engine.resources import Engine
 from engine.sdk.parameters import fill_defaults, secret_properties
 from engine.sdk.plugin import platform_id
 from engine.sdk.registry import PluginDeclaration, Registry
-from engine.store import communities, invocations
+from engine.store import communities
+from engine.store.accepted import Idempotency
 from engine.store.communities import (
     APPLIED,
     PLATFORM_ID_MAX_LENGTH,
@@ -36,7 +37,6 @@ from engine.store.communities import (
     CommunityChange,
 )
 from engine.store.communities import NAME_MAX_LENGTH as NAME_MAX_LENGTH
-from engine.store.invocations import Idempotency
 from engine.store.secrets import mask, unmask
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~-]*$"
@@ -350,12 +350,8 @@ async def _apply(engine: Engine, change: CommunityChange, calls: int) -> Communi
     """Have a change applied, unless nobody begins with it; gives what came of it."""
 
     async def withdraw(session: AsyncSession, error: EngineError) -> bool:
-        if not await communities.withdraw_change(
-            engine.database, session, change.id, describe(error)
-        ):
-            return False
-        await invocations.forget_key(session, change.id)
-        return True
+        told = describe(error)
+        return await communities.withdraw_change(engine.database, session, change.id, told)
 
     seconds = engine.settings.invocation_timeout_seconds * max(1, calls) + CHANGE_MARGIN_SECONDS
     applied = engine.temporal.communities.apply_change(

@@ -30,7 +30,7 @@ from engine.requests.instances import Chosen, Instance
 from engine.resources import Engine, capabilities_of
 from engine.sdk.parameters import fill_defaults
 from engine.sdk.registry import ProcessDeclaration, Registry
-from engine.store import invocations, processes
+from engine.store import accepted, invocations, processes
 from engine.store.invocations import DONE, Invocation
 from engine.store.processes import GovernanceProcess
 
@@ -104,10 +104,10 @@ async def start(
         )
 
     scope = f"process {process.name}"
-    row, _, accepted = await accept_of_instance(engine, chosen, row_for, scope, once)
+    row, _, process_id = await accept_of_instance(engine, chosen, row_for, scope, once)
     async with answering("process"):
-        if accepted != row.id:
-            row = await _get(engine, process.name, accepted)
+        if process_id != row.id:
+            row = await _get(engine, process.name, process_id)
         return await _start(engine, process, row)
 
 
@@ -116,10 +116,7 @@ async def _start(
 ) -> ProcessRecord:
     async def withdraw(session: AsyncSession, error: EngineError) -> bool:
         errors = {"code": "start_failed", "kind": error.kind, "message": error.detail}
-        if not await processes.withdraw_start(engine.database, session, row.id, errors):
-            return False
-        await invocations.forget_key(session, row.id)
-        return True
+        return await processes.withdraw_start(engine.database, session, row.id, errors)
 
     title = row.parameters.get("title")
     shown = title[:100] if isinstance(title, str) else None
@@ -218,7 +215,7 @@ async def close(engine: Engine, name: str, process_id: str, key: str | None) -> 
     """
     row = await _get(engine, name, process_id)
     once = Once(key, {}).within(engine, f"close {name} {process_id}")
-    first = await invocations.first_use(engine.database, once) if once else None
+    first = await accepted.first_use(engine.database, once) if once else None
     if first is None:
         if row.status == COMPLETED:
             raise BadRequestError(ALREADY_COMPLETED)
@@ -231,9 +228,9 @@ async def close(engine: Engine, name: str, process_id: str, key: str | None) -> 
         plugin=row.plugin,
         target=f"{row.slug}#close",
     )
-    accepted = await accept(engine, request, request.id, once)
+    request_id = await accept(engine, request, request.id, once)
     async with answering("close"):
-        failed = await _close_once(engine, row, accepted)
+        failed = await _close_once(engine, row, request_id)
         if failed is not None:
             raise RecordedError(failed)
         return (await _get(engine, name, process_id)).record()
@@ -273,9 +270,7 @@ async def _close(engine: Engine, row: GovernanceProcess, request_id: str) -> Eng
     if outcome.failure is not None:
         failure = await _failure(engine, outcome.failure, "Failed to close process: ")
         if failure.recorded["status"] == UnavailableError.status:
-            await engine.database.persist(
-                lambda session: invocations.forget_key(session, request_id)
-            )
+            await engine.database.persist(lambda session: accepted.forget_key(session, request_id))
         return failure
     return None if outcome.record.completed else PluginError("Failed to close process")
 

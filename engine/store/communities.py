@@ -25,6 +25,7 @@ from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.errors import PluginCodeError, StateConflictError
+from engine.store.accepted import BeginMark
 from engine.store.database import Database, JsonText, UtcDateTime, new_id, utc_now
 from engine.store.lost_calls import LostCall
 from engine.store.pacing import InstancePace
@@ -105,6 +106,15 @@ class CommunityChange(SQLModel, table=True):
     created: bool = False
     error: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
+
+
+CHANGES = BeginMark(
+    CommunityChange,
+    accepted=col(CommunityChange.status) == ACCEPTED,
+    begun=col(CommunityChange.status) == APPLYING,
+    begin={"status": APPLYING},
+    set_back={"status": ACCEPTED},
+)
 
 
 @dataclass(frozen=True)
@@ -450,26 +460,6 @@ async def delete_instances(session: AsyncSession, ids: Sequence[str]) -> None:
         await session.exec(delete(PluginInstance).where(col(PluginInstance.id).in_(ids)))
 
 
-async def begin_change(database: Database, change: CommunityChange) -> bool:
-    """Note that plugins may be called for a change from now on, unless they may have before.
-
-    Args:
-        database: The database.
-        change: The change.
-
-    Returns:
-        True if no plugin was called for it, and nobody else will call one.
-    """
-    if change.created_at <= database.marks_kept_since:
-        return False
-    statement = (
-        update(CommunityChange)
-        .where(col(CommunityChange.id) == change.id, col(CommunityChange.status) == ACCEPTED)
-        .values(status=APPLYING)
-    )
-    return await database.mark(statement) > 0
-
-
 async def changes_before(session: AsyncSession, created: datetime) -> Sequence[CommunityChange]:
     """Changes that were asked for long ago, and neither applied nor refused.
 
@@ -490,7 +480,7 @@ async def changes_before(session: AsyncSession, created: datetime) -> Sequence[C
 async def withdraw_change(
     database: Database, session: AsyncSession, change_id: str, error: Mapping[str, Any]
 ) -> bool:
-    """Refuse a change that nobody has begun to apply, so that nobody will.
+    """Refuse a change that nobody has begun to apply; its idempotency key can be used again.
 
     Args:
         database: The database.
@@ -501,17 +491,8 @@ async def withdraw_change(
     Returns:
         False if it has been begun, or has ended.
     """
-    statement = (
-        update(CommunityChange)
-        .where(
-            col(CommunityChange.id) == change_id,
-            col(CommunityChange.status) == ACCEPTED,
-            col(CommunityChange.created_at) > database.marks_kept_since,
-        )
-        .values(status=REFUSED, error=dict(error), desired_encrypted=None)
-        .execution_options(synchronize_session=False)
-    )
-    return bool((await session.exec(statement)).rowcount)
+    ended = {"status": REFUSED, "error": dict(error), "desired_encrypted": None}
+    return await CHANGES.withdraw(database, session, change_id, ended)
 
 
 async def refuse_change(session: AsyncSession, change_id: str, error: Mapping[str, Any]) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, Text, bindparam, update
+from sqlalchemy import Index, Text, and_, bindparam
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.messages import COMPLETED, CREATED, ProcessRecord
 from engine.store import communities
+from engine.store.accepted import NOW, BeginMark
 from engine.store.communities import NAME_MAX_LENGTH, PLATFORM_ID_MAX_LENGTH, EnabledInstance
 from engine.store.database import Database, JsonText, UtcDateTime, new_id, utc_now
 from engine.store.invocations import Invocation
@@ -98,15 +99,16 @@ _FOR_CALL = (
     .outerjoin(Invocation, col(Invocation.id) == bindparam("mark"))
     .where(col(GovernanceProcess.id) == bindparam("process"))
 )
-# Built once, as above: to build a statement takes longer than to run it.
-_BEGIN_START = (
-    update(GovernanceProcess)
-    .where(
-        col(GovernanceProcess.id) == bindparam("process"),
-        col(GovernanceProcess.status) == CREATED,
-        col(GovernanceProcess.began_at).is_(None),
-    )
-    .values(began_at=bindparam("now"))
+STARTS = BeginMark(
+    GovernanceProcess,
+    accepted=and_(
+        col(GovernanceProcess.status) == CREATED, col(GovernanceProcess.began_at).is_(None)
+    ),
+    begun=and_(
+        col(GovernanceProcess.status) == CREATED, col(GovernanceProcess.began_at).is_not(None)
+    ),
+    begin={"began_at": NOW},
+    set_back={"began_at": None},
 )
 
 
@@ -156,26 +158,10 @@ async def lock_process(session: AsyncSession, process_id: str) -> GovernanceProc
     return await session.get(GovernanceProcess, process_id, with_for_update=True)
 
 
-async def begin_start(database: Database, process: GovernanceProcess) -> bool:
-    """Note that ``start`` may run for a process from now on, unless it may have before.
-
-    Args:
-        database: The database.
-        process: The process.
-
-    Returns:
-        True if ``start`` was not called for it, and nobody else will call it.
-    """
-    if process.created_at <= database.marks_kept_since:
-        return False
-    begun = await database.mark(_BEGIN_START, process=process.id, now=utc_now())
-    return begun > 0
-
-
 async def withdraw_start(
     database: Database, session: AsyncSession, process_id: str, errors: dict[str, Any]
 ) -> bool:
-    """Complete a process whose ``start`` was not called, so that it never is.
+    """Complete a process whose ``start`` was not called; its idempotency key can be used again.
 
     Args:
         database: The database.
@@ -186,28 +172,9 @@ async def withdraw_start(
     Returns:
         False if ``start`` may have been called.
     """
-    row = await lock_process(session, process_id)
-    if row is None or row.status != CREATED or row.began_at is not None:
-        return False
-    if row.created_at <= database.marks_kept_since:
-        return False
-    row.complete(errors)
-    return True
-
-
-async def set_start_back(database: Database, process_id: str) -> None:
-    """Note that the ``start`` that was called proved to have done nothing.
-
-    Args:
-        database: The database.
-        process_id: The process.
-    """
-    statement = (
-        update(GovernanceProcess)
-        .where(col(GovernanceProcess.id) == process_id, col(GovernanceProcess.status) == CREATED)
-        .values(began_at=None)
-    )
-    await database.persist(lambda session: session.exec(statement))
+    now = utc_now()
+    ended = {"status": COMPLETED, "errors": errors, "completed_at": now, "updated_at": now}
+    return await STARTS.withdraw(database, session, process_id, ended)
 
 
 async def unfinished_of_instance(

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlmodel import SQLModel
 
 from engine.store import (
+    accepted,
     communities,
     endpoints,
     epochs,
@@ -25,6 +26,7 @@ from engine.store import (
 from engine.store.database import Database
 
 TABLES = (
+    accepted,
     communities,
     endpoints,
     epochs,

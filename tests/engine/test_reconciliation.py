@@ -27,9 +27,10 @@ from engine.resources import Engine, open_engine
 from engine.schedules import TaskSchedule
 from engine.settings import Settings
 from engine.store import epochs, outbox, restoring
+from engine.store.accepted import IdempotencyKey
 from engine.store.communities import CommunityChange, PluginInstance
 from engine.store.database import Database, new_id, open_database, utc_now
-from engine.store.invocations import IdempotencyKey, Invocation
+from engine.store.invocations import Invocation
 from engine.store.outbox import OutboxItem
 from engine.store.processes import GovernanceProcess
 from engine.store.schema import migrate

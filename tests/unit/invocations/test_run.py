@@ -98,7 +98,7 @@ async def test_what_is_made_once_is_not_made_again_after_a_try_that_was_cut_off(
     engine: Engine, durable: PluginInstance, platform: Path
 ) -> None:
     action_id = await accepted(engine, durable, "once", id="a")
-    assert await invocations.begin(engine.database, await mark(engine, action_id))
+    assert await invocations.CALLS.begin(engine.database, await mark(engine, action_id))
     with pytest.raises(ApplicationError, match="outcome_unknown"):
         await act(engine, action_id, 2, cut_off=True)
     assert not platform.exists()
@@ -109,7 +109,7 @@ async def test_what_may_be_repeated_is(
     engine: Engine, durable: PluginInstance, platform: Path
 ) -> None:
     action_id = await accepted(engine, durable, "again", id="a")
-    assert await invocations.begin(engine.database, await mark(engine, action_id))
+    assert await invocations.CALLS.begin(engine.database, await mark(engine, action_id))
     await act(engine, action_id, 2, cut_off=True)
     assert platform.read_text() == "action a\n"
     assert ((await mark(engine, action_id)).result or {})["value"] == {"made": 1}
@@ -157,7 +157,7 @@ async def test_a_start_that_was_cut_off_is_looked_up(
     made, not_made = [await created(engine, durable) for _ in range(2)]
     platform.write_text(f"poll {made}:start\n")
     for process_id in (made, not_made):
-        assert await processes.begin_start(engine.database, await process_row(engine, process_id))
+        assert await processes.STARTS.begin(engine.database, await process_row(engine, process_id))
         outcome = await call(engine, process_id, "start", 2, cut_off=True)
         assert (outcome.failure, outcome.record.status) == (None, "pending")
     lines = platform.read_text().splitlines()
@@ -168,7 +168,7 @@ async def test_a_start_that_cannot_be_looked_up_ends_as_unknown(
     engine: Engine, durable: PluginInstance
 ) -> None:
     process_id = await created(engine, durable, slug="blind")
-    assert await processes.begin_start(engine.database, await process_row(engine, process_id))
+    assert await processes.STARTS.begin(engine.database, await process_row(engine, process_id))
     outcome = await call(engine, process_id, "start", 2, cut_off=True)
     assert outcome.failure == f"{process_id}:start"
     assert outcome.record.errors["code"] == "start_outcome_unknown"

@@ -109,7 +109,7 @@ async def test_what_temporal_does_not_take_is_withdrawn_and_its_key_free(engine:
 
 async def test_what_somebody_has_begun_is_not_withdrawn(engine: Any) -> None:
     _, row_id = await ask(engine, Once("k", {}))
-    assert await invocations.begin(engine.database, await stored(engine, row_id))
+    assert await invocations.CALLS.begin(engine.database, await stored(engine, row_id))
     with pytest.raises(OutcomeUnknownError, match="It may be; the same request"):
         await _HandedOver(engine, row_id, UnavailableError("away")).result()
     assert (await stored(engine, row_id)).status != DONE
