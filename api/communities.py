@@ -10,7 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from api.dependencies import EngineDependency, IdempotencyKeyHeader, body_of, documented
-from api.plugins import describe_actions, describe_events, describe_processes
+from api.plugins import (
+    ActionShown,
+    EventShown,
+    ProcessShown,
+    describe_actions,
+    describe_events,
+    describe_processes,
+)
 from api.problems import problem_responses
 from engine.errors import BadRequestError, Violation
 from engine.requests import communities
@@ -76,6 +83,32 @@ class CommunityBody(BaseModel):
 
 
 Body = Annotated[CommunityBody, Depends(body_of(CommunityBody))]
+
+
+class Hooks(BaseModel):
+    """Where a community's plugin instances receive webhooks."""
+
+    hooks: Annotated[list[str], Field(examples=[["/api/hooks/my-community-1234/loomio/f5c3ff8f"]])]
+
+
+class Actions(BaseModel):
+    """What a community's plugins can do."""
+
+    actions: list[ActionShown]
+
+
+class Processes(BaseModel):
+    """The governance processes that a community's plugins offer."""
+
+    processes: list[ProcessShown]
+
+
+class Events(BaseModel):
+    """The events that a community's plugins declare."""
+
+    events: list[EventShown]
+
+
 CHOSEN = {"name", "instance", "config"}
 BODY = documented(CommunityBody, EXAMPLE)
 
@@ -138,36 +171,36 @@ async def delete_community(name: str, engine: EngineDependency) -> None:
 
 
 @router.get("/{name}/hooks", summary="List webhook URLs", responses=problem_responses(404))
-async def list_hooks(name: str, engine: EngineDependency) -> dict[str, Any]:
+async def list_hooks(name: str, engine: EngineDependency) -> Hooks:
     """The path of each plugin instance that takes webhooks."""
-    return {
-        "hooks": [
+    return Hooks(
+        hooks=[
             webhook_path(name, instance.name, instance.config.get("webhook_slug"))
             for plugin, instance in await communities.enabled_plugins(engine, name)
             if plugin.uses_webhooks
         ]
-    }
+    )
 
 
 @router.get("/{name}/actions", summary="List actions", responses=problem_responses(404))
-async def list_actions(name: str, engine: EngineDependency) -> dict[str, Any]:
+async def list_actions(name: str, engine: EngineDependency) -> Actions:
     """The actions of the community's plugins, with their schemas."""
     enabled = await _plugins(engine, name)
-    return {"actions": [item for plugin in enabled for item in describe_actions(plugin)]}
+    return Actions(actions=[item for plugin in enabled for item in describe_actions(plugin)])
 
 
 @router.get("/{name}/processes", summary="List processes", responses=problem_responses(404))
-async def list_processes(name: str, engine: EngineDependency) -> dict[str, Any]:
+async def list_processes(name: str, engine: EngineDependency) -> Processes:
     """The governance processes that the community's plugins offer, with their schemas."""
     enabled = await _plugins(engine, name)
-    return {"processes": [item for plugin in enabled for item in describe_processes(plugin)]}
+    return Processes(processes=[item for plugin in enabled for item in describe_processes(plugin)])
 
 
 @router.get("/{name}/events", summary="List events", responses=problem_responses(404))
-async def list_events(name: str, engine: EngineDependency) -> dict[str, Any]:
+async def list_events(name: str, engine: EngineDependency) -> Events:
     """The events that the community's plugins declare."""
     enabled = await _plugins(engine, name)
-    return {"events": [item for plugin in enabled for item in describe_events(plugin)]}
+    return Events(events=[item for plugin in enabled for item in describe_events(plugin)])
 
 
 async def _plugins(engine: Engine, name: str) -> list[PluginDeclaration]:

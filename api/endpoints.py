@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,10 +39,35 @@ class Rotation(BaseModel):
     overlap_hours: Annotated[float, Field(ge=0, le=720)] = 24
 
 
+class ShownEndpoint(BaseModel):
+    """An endpoint, without its secrets."""
+
+    id: str
+    url: str
+    has_secret: bool
+    status: Annotated[str, Field(description="`enabled` or `disabled`.")]
+    disabled_at: str | None
+    created_at: str
+    updated_at: str
+
+
+class EndpointSecret(ShownEndpoint):
+    """An endpoint with its new secret, which is shown this once."""
+
+    secret: str
+
+
+class EndpointList(BaseModel):
+    """Endpoints."""
+
+    endpoints: list[ShownEndpoint]
+
+
 @router.get("", summary="List endpoints")
-async def list_endpoints(engine: EngineDependency) -> dict[str, Any]:
+async def list_endpoints(engine: EngineDependency) -> EndpointList:
     """Those that were registered, and addresses that are disabled since they answered 410."""
-    return {"endpoints": [_shown(row) for row in await endpoints.list_endpoints(engine)]}
+    rows = await endpoints.list_endpoints(engine)
+    return EndpointList(endpoints=[_shown(row) for row in rows])
 
 
 @router.post(
@@ -54,14 +79,14 @@ async def list_endpoints(engine: EngineDependency) -> dict[str, Any]:
 )
 async def create_endpoint(
     body: Annotated[NewEndpoint, Depends(body_of(NewEndpoint))], engine: EngineDependency
-) -> dict[str, Any]:
+) -> EndpointSecret:
     """The secret signs deliveries to this address and all below it. It is shown this once."""
     row, secret = await endpoints.create(engine, body.url, body.secret)
-    return {**_shown(row), "secret": secret}
+    return EndpointSecret(**_shown(row).model_dump(), secret=secret)
 
 
 @router.get("/{endpoint_id}", summary="Read an endpoint", responses=problem_responses(404))
-async def get_endpoint(endpoint_id: str, engine: EngineDependency) -> dict[str, Any]:
+async def get_endpoint(endpoint_id: str, engine: EngineDependency) -> ShownEndpoint:
     """Without its secrets."""
     return _shown(await endpoints.read(engine, endpoint_id))
 
@@ -76,11 +101,11 @@ async def rotate_secret(
     endpoint_id: str,
     body: Annotated[Rotation, Depends(body_of(Rotation))],
     engine: EngineDependency,
-) -> dict[str, Any]:
+) -> EndpointSecret:
     """Deliveries are signed with both, until the hours of overlap are over."""
     overlap = timedelta(hours=body.overlap_hours)
     row, secret = await endpoints.rotate_secret(engine, endpoint_id, body.secret, overlap)
-    return {**_shown(row), "secret": secret}
+    return EndpointSecret(**_shown(row).model_dump(), secret=secret)
 
 
 @router.post(
@@ -88,7 +113,7 @@ async def rotate_secret(
     summary="Enable an endpoint that answered 410",
     responses=problem_responses(404),
 )
-async def enable_endpoint(endpoint_id: str, engine: EngineDependency) -> dict[str, Any]:
+async def enable_endpoint(endpoint_id: str, engine: EngineDependency) -> ShownEndpoint:
     """What failed meanwhile is sent again on request only."""
     return _shown(await endpoints.enable(engine, endpoint_id))
 
@@ -104,13 +129,13 @@ async def delete_endpoint(endpoint_id: str, engine: EngineDependency) -> None:
     await endpoints.delete(engine, endpoint_id)
 
 
-def _shown(row: Endpoint) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "url": row.url,
-        "has_secret": row.secrets_encrypted is not None,
-        "status": "disabled" if row.disabled_at else "enabled",
-        "disabled_at": row.disabled_at.isoformat() if row.disabled_at else None,
-        "created_at": row.created_at.isoformat(),
-        "updated_at": row.updated_at.isoformat(),
-    }
+def _shown(row: Endpoint) -> ShownEndpoint:
+    return ShownEndpoint(
+        id=row.id,
+        url=row.url,
+        has_secret=row.secrets_encrypted is not None,
+        status="disabled" if row.disabled_at else "enabled",
+        disabled_at=row.disabled_at.isoformat() if row.disabled_at else None,
+        created_at=row.created_at.isoformat(),
+        updated_at=row.updated_at.isoformat(),
+    )

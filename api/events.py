@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel, Field
 
 from api.dependencies import CommunityFilter, EngineDependency, Limit
 from api.problems import problem_responses
@@ -56,6 +57,26 @@ async def read_place(
     return (await find_place(engine, None)).at(await feed.latest())
 
 
+class FeedItem(BaseModel):
+    """An event or a callback, as its driver is told of it."""
+
+    id: str
+    cursor: str
+    type: Annotated[str, Field(description="`event` or `process`.")]
+    community: str
+    position: int
+    epoch: int
+    created_at: str
+    data: Any
+
+
+class FeedPage(BaseModel):
+    """What came after a cursor, in order."""
+
+    events: list[FeedItem]
+    next_cursor: str
+
+
 PlaceDependency = Annotated[Place, Depends(read_place)]
 
 
@@ -69,12 +90,13 @@ async def read_events(
         float,
         Query(ge=0, le=LONGEST_WAIT_SECONDS, description="Seconds to wait if there are none yet."),
     ] = 0,
-) -> dict[str, Any]:
+) -> FeedPage:
     """In order; ``next_cursor`` is what to send as ``after`` next time."""
     feed: Feed = request.state.feed
     items = await feed.read(place.sequence, community=community, limit=limit, wait=wait)
     following = place.at(items[-1].sequence) if items else place
-    return {"events": [_shown(item, place) for item in items], "next_cursor": following.cursor}
+    events = [_shown(item, place) for item in items]
+    return FeedPage(events=events, next_cursor=following.cursor)
 
 
 @router.get(
@@ -96,18 +118,20 @@ async def stream_events(
         for item in items:
             place = place.at(item.sequence)
             yield ServerSentEvent(
-                raw_data=json.dumps(_shown(item, place)), event=item.kind, id=place.cursor
+                raw_data=json.dumps(_shown(item, place).model_dump()),
+                event=item.kind,
+                id=place.cursor,
             )
 
 
-def _shown(item: OutboxItem, place: Place) -> dict[str, Any]:
-    return {
-        "id": item.id,
-        "cursor": place.at(item.sequence).cursor,
-        "type": item.kind,
-        "community": item.community,
-        "position": item.position,
-        "epoch": item.epoch,
-        "created_at": item.created_at.isoformat(),
-        "data": item.body,
-    }
+def _shown(item: OutboxItem, place: Place) -> FeedItem:
+    return FeedItem(
+        id=item.id,
+        cursor=place.at(item.sequence).cursor,
+        type=item.kind,
+        community=item.community,
+        position=item.position,
+        epoch=item.epoch,
+        created_at=item.created_at.isoformat(),
+        data=item.body,
+    )

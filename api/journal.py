@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
 
 from api.dependencies import (
     CommunityFilter,
@@ -23,6 +24,52 @@ from engine.requests.journal import ReceivedWebhook
 
 router = APIRouter(prefix="/api/internal/webhooks", tags=["webhooks"])
 
+
+class Webhook(BaseModel):
+    """A webhook that a plugin instance received."""
+
+    id: str
+    community: str
+    plugin: str
+    instance: str
+    delivery_id: Annotated[str | None, Field(description="The platform's own id of it.")]
+    status: str
+    tries: int
+    error: dict[str, Any] | None
+    size: Annotated[int, Field(description="Bytes of its body.")]
+    received_at: str
+    handled_at: str | None
+
+
+class WebhookText(Webhook):
+    """A webhook with what it holds."""
+
+    headers: dict[str, Any]
+    query: dict[str, Any]
+    body: str
+
+
+class WebhookBytes(Webhook):
+    """A webhook with what it holds, which is no text."""
+
+    headers: dict[str, Any]
+    query: dict[str, Any]
+    body_base64: str
+
+
+class WebhookPage(BaseModel):
+    """Webhooks, the newest first."""
+
+    webhooks: list[Webhook]
+    next_cursor: str | None
+
+
+class Replayed(BaseModel):
+    """How many webhooks are handled again."""
+
+    replayed: int
+
+
 RANGE_EXAMPLE = {"since": "2027-01-01T00:00:00Z", "until": "2027-01-02T00:00:00Z"}
 
 
@@ -37,7 +84,7 @@ async def list_webhooks(
     instance: InstanceFilter = None,
     cursor: Cursor = None,
     limit: Limit = 50,
-) -> dict[str, Any]:
+) -> WebhookPage:
     """The newest first; ``next_cursor`` is null on the last page."""
     rows, following = await journal.list_webhooks(
         engine,
@@ -48,18 +95,18 @@ async def list_webhooks(
         cursor=cursor,
         limit=limit,
     )
-    return {"webhooks": [_shown(row) for row in rows], "next_cursor": following}
+    return WebhookPage(webhooks=[_shown(row) for row in rows], next_cursor=following)
 
 
 @router.get("/{webhook_id}", summary="Read a received webhook", responses=problem_responses(404))
-async def get_webhook(webhook_id: str, engine: EngineDependency) -> dict[str, Any]:
+async def get_webhook(webhook_id: str, engine: EngineDependency) -> WebhookText | WebhookBytes:
     """One webhook with headers and body; a body that is no text comes as ``body_base64``."""
     row = await journal.read(engine, webhook_id)
+    held = {**_shown(row).model_dump(), "headers": row.headers, "query": row.query}
     try:
-        body = {"body": row.body.decode()}
+        return WebhookText(**held, body=row.body.decode())
     except UnicodeDecodeError:
-        body = {"body_base64": base64.b64encode(row.body).decode()}
-    return {**_shown(row), "headers": row.headers, "query": row.query, **body}
+        return WebhookBytes(**held, body_base64=base64.b64encode(row.body).decode())
 
 
 @router.post(
@@ -76,10 +123,10 @@ async def get_webhook(webhook_id: str, engine: EngineDependency) -> dict[str, An
         }
     },
 )
-async def replay_range(body: JsonObject, engine: EngineDependency) -> dict[str, Any]:
+async def replay_range(body: JsonObject, engine: EngineDependency) -> Replayed:
     """Those that failed, or with ``"status": "handled"`` those that were handled."""
     wanted = time_range(body, journal.REPLAYED)
-    return {"replayed": await journal.replay_range(engine, **asdict(wanted))}
+    return Replayed(replayed=await journal.replay_range(engine, **asdict(wanted)))
 
 
 @router.post(
@@ -88,22 +135,22 @@ async def replay_range(body: JsonObject, engine: EngineDependency) -> dict[str, 
     summary="Handle a received webhook again",
     responses=problem_responses(404, 409, 503),
 )
-async def replay(webhook_id: str, engine: EngineDependency) -> dict[str, Any]:
+async def replay(webhook_id: str, engine: EngineDependency) -> Webhook:
     """Of one that failed, what failed; of one that was handled, all. A try under way is let be."""
     return _shown(await journal.replay(engine, webhook_id))
 
 
-def _shown(row: ReceivedWebhook) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "community": row.community,
-        "plugin": row.plugin,
-        "instance": row.instance,
-        "delivery_id": row.delivery_id,
-        "status": row.status,
-        "tries": row.tries,
-        "error": row.error,
-        "size": len(row.body),
-        "received_at": row.received_at.isoformat(),
-        "handled_at": row.handled_at.isoformat() if row.handled_at else None,
-    }
+def _shown(row: ReceivedWebhook) -> Webhook:
+    return Webhook(
+        id=row.id,
+        community=row.community,
+        plugin=row.plugin,
+        instance=row.instance,
+        delivery_id=row.delivery_id,
+        status=row.status,
+        tries=row.tries,
+        error=row.error,
+        size=len(row.body),
+        received_at=row.received_at.isoformat(),
+        handled_at=row.handled_at.isoformat() if row.handled_at else None,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response, status
+from pydantic import BaseModel, Field
 
 from api.dependencies import (
     CommunityHeader,
@@ -24,17 +25,73 @@ router = APIRouter(prefix="/api/internal", tags=["plugins"])
 CONFIG = {"type": "object", "description": "The config, as the plugin's `config_schema` has it."}
 
 
+class ActionShown(BaseModel):
+    """An action that a plugin offers."""
+
+    id: Annotated[str, Field(examples=["loomio.create-discussion"])]
+    description: str
+    parameters_schema: dict[str, Any]
+    response_schema: dict[str, Any]
+    is_public: bool
+
+
+class ProcessShown(BaseModel):
+    """A governance process that a plugin offers."""
+
+    id: Annotated[str, Field(examples=["loomio.poll"])]
+    description: str
+    parameters_schema: dict[str, Any]
+    response_schema: dict[str, Any]
+    can_close: bool
+
+
+class EventShown(BaseModel):
+    """An event that a plugin declares."""
+
+    event_type: str
+    source: str
+    event_schema: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class TaskShown(BaseModel):
+    """A task that a plugin does on a schedule."""
+
+    name: str
+    every_seconds: int | float
+
+
+class PluginShown(BaseModel):
+    """A registered plugin."""
+
+    name: str
+    description: str
+    auth_type: str | None
+    community_platform_id_key: str | None
+    config_schema: dict[str, Any]
+    uses_webhooks: bool
+    actions: list[ActionShown]
+    processes: list[ProcessShown]
+    events: list[EventShown]
+    tasks: list[TaskShown]
+
+
+class PluginList(BaseModel):
+    """The registered plugins."""
+
+    plugins: list[PluginShown]
+
+
 @router.get("/plugins", summary="List the registered plugins")
-async def list_plugins(engine: EngineDependency) -> dict[str, Any]:
+async def list_plugins(engine: EngineDependency) -> PluginList:
     """Every registered plugin with its schemas, whether it uses webhooks, and its tasks."""
     plugins = sorted(Registry.plugins.values(), key=lambda item: item.name)
-    return {"plugins": [_described(engine, plugin) for plugin in plugins]}
+    return PluginList(plugins=[_described(engine, plugin) for plugin in plugins])
 
 
 @router.get("/plugin-schemas", summary="List the schemas of all plugins' configs")
-async def list_config_schemas() -> dict[str, Any]:
+async def list_config_schemas() -> dict[str, dict[str, Any]]:
     """The schema of the config of every registered plugin, by the plugin's name."""
-    return {name: plugin.config_schema for name, plugin in sorted(Registry.plugins.items())}
+    return {name: dict(plugin.config_schema) for name, plugin in sorted(Registry.plugins.items())}
 
 
 @router.get(
@@ -42,7 +99,7 @@ async def list_config_schemas() -> dict[str, Any]:
     summary="Read what a plugin is",
     responses=problem_responses(404),
 )
-async def get_metadata(name: str, engine: EngineDependency) -> dict[str, Any]:
+async def get_metadata(name: str, engine: EngineDependency) -> PluginShown:
     """The same as in the list of plugins."""
     plugin = Registry.plugins.get(name)
     if plugin is None:
@@ -90,26 +147,26 @@ async def disable_plugin(name: str, instance_id: str, engine: EngineDependency) 
     await communities.disable(engine, name, instance_id)
 
 
-def _described(engine: Engine, plugin: PluginDeclaration) -> dict[str, Any]:
+def _described(engine: Engine, plugin: PluginDeclaration) -> PluginShown:
     default = engine.settings.task_interval_seconds
-    return {
-        "name": plugin.name,
-        "description": plugin.cls.description,
-        "auth_type": plugin.cls.auth_type,
-        "community_platform_id_key": plugin.cls.community_platform_id_key,
-        "config_schema": plugin.config_schema,
-        "uses_webhooks": plugin.uses_webhooks,
-        "actions": describe_actions(plugin),
-        "processes": describe_processes(plugin),
-        "events": describe_events(plugin),
-        "tasks": [
-            {"name": task.slug, "every_seconds": task.every_seconds or default}
+    return PluginShown(
+        name=plugin.name,
+        description=plugin.cls.description,
+        auth_type=plugin.cls.auth_type,
+        community_platform_id_key=plugin.cls.community_platform_id_key,
+        config_schema=dict(plugin.config_schema),
+        uses_webhooks=plugin.uses_webhooks,
+        actions=describe_actions(plugin),
+        processes=describe_processes(plugin),
+        events=describe_events(plugin),
+        tasks=[
+            TaskShown(name=task.slug, every_seconds=task.every_seconds or default)
             for task in plugin.tasks.values()
         ],
-    }
+    )
 
 
-def describe_actions(plugin: PluginDeclaration) -> list[dict[str, Any]]:
+def describe_actions(plugin: PluginDeclaration) -> list[ActionShown]:
     """A plugin's actions as drivers read them.
 
     Args:
@@ -119,18 +176,18 @@ def describe_actions(plugin: PluginDeclaration) -> list[dict[str, Any]]:
         One description for each action.
     """
     return [
-        {
-            "id": f"{plugin.name}.{action.slug}",
-            "description": action.description,
-            "parameters_schema": action.input_schema or {},
-            "response_schema": action.output_schema or {},
-            "is_public": action.is_public,
-        }
+        ActionShown(
+            id=f"{plugin.name}.{action.slug}",
+            description=action.description,
+            parameters_schema=dict(action.input_schema or {}),
+            response_schema=dict(action.output_schema or {}),
+            is_public=action.is_public,
+        )
         for action in plugin.actions.values()
     ]
 
 
-def describe_processes(plugin: PluginDeclaration) -> list[dict[str, Any]]:
+def describe_processes(plugin: PluginDeclaration) -> list[ProcessShown]:
     """A plugin's processes as drivers read them.
 
     Args:
@@ -140,18 +197,18 @@ def describe_processes(plugin: PluginDeclaration) -> list[dict[str, Any]]:
         One description for each process.
     """
     return [
-        {
-            "id": process.name,
-            "description": process.cls.description,
-            "parameters_schema": process.input_schema or {},
-            "response_schema": process.cls.outcome_schema or {},
-            "can_close": process.can_close,
-        }
+        ProcessShown(
+            id=process.name,
+            description=process.cls.description,
+            parameters_schema=dict(process.input_schema or {}),
+            response_schema=dict(process.cls.outcome_schema or {}),
+            can_close=process.can_close,
+        )
         for process in plugin.processes.values()
     ]
 
 
-def describe_events(plugin: PluginDeclaration) -> list[dict[str, Any]]:
+def describe_events(plugin: PluginDeclaration) -> list[EventShown]:
     """The events that a plugin declares.
 
     Args:
@@ -161,6 +218,12 @@ def describe_events(plugin: PluginDeclaration) -> list[dict[str, Any]]:
         One description for each event.
     """
     return [
-        {"event_type": item["type"], "source": plugin.name, "schema": item.get("schema", {})}
+        EventShown.model_validate(
+            {
+                "event_type": item["type"],
+                "source": plugin.name,
+                "schema": dict(item.get("schema", {})),
+            }
+        )
         for item in plugin.event_schemas
     ]

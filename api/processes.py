@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from api.dependencies import (
     ChoiceDependency,
@@ -29,6 +30,13 @@ LONGEST_WAIT_SECONDS = 60
 BESIDE_PARAMETERS = ("callback_url", "community_platform_id")
 
 
+class ProcessPage(BaseModel):
+    """Processes, the newest first."""
+
+    processes: list[ProcessRecord]
+    next_cursor: str | None
+
+
 @router.get("", summary="List processes", responses=problem_responses(400))
 async def list_processes(
     engine: EngineDependency,
@@ -40,7 +48,7 @@ async def list_processes(
     ] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
-) -> dict[str, Any]:
+) -> ProcessPage:
     """The newest first; ``next_cursor`` is null on the last page."""
     records, following = await processes.list_records(
         engine,
@@ -51,7 +59,7 @@ async def list_processes(
         cursor=cursor,
         limit=limit,
     )
-    return {"processes": [asdict(record) for record in records], "next_cursor": following}
+    return ProcessPage(processes=list(records), next_cursor=following)
 
 
 @router.post("/{name}", include_in_schema=False)
