@@ -23,6 +23,7 @@ from bench import (
     scale_out,
     short_ways,
     slow_actions,
+    unkeyed,
 )
 
 RESULTS = Path(__file__).parent.parent / "docs" / "performance.md"
@@ -35,6 +36,7 @@ ROWS: dict[int, tuple[str, Callable[[], Coroutine[Any, Any, str]]]] = {
     6: (scale_out.TITLE, scale_out.run),
     7: (flood.TITLE, flood.run),
     8: (long_history.TITLE, long_history.run),
+    9: (unkeyed.TITLE, unkeyed.run),
 }
 BY_NAME_ONLY = {8}
 

@@ -52,7 +52,7 @@ async def run() -> str:
                 references = [row.reference for row in rows]
                 session.add_all(rows)
             for reference in references:
-                await engine.temporal.processes.tell_of_webhook(
+                await engine.temporal.processes.receive_webhook(
                     COMMUNITY, "measured.keyed", process_id, reference
                 )
             signalled = time.monotonic() - began

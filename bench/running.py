@@ -140,28 +140,37 @@ class RunningEngine:
             {"name": "tutorial", "config": {"api_key": "x"}},
             {"name": "measured", "config": {"upstream": upstream}},
             {"name": "signed", "config": {"secret": SECRET}},
+            {"name": "crowded", "config": {}},
         ]
         body = {"name": COMMUNITY, "readable_name": "", "plugins": plugins}
         answer = await self.http.put(f"/api/internal/community/{COMMUNITY}", json=body)
         answer.raise_for_status()
 
-    async def add_pending(self, slug: str, count: int) -> list[str]:
+    async def add_pending(
+        self, slug: str, count: int, plugin: str = "measured", *, keyed: bool = True
+    ) -> list[str]:
         """Add processes that wait, past their start: rows and workflows, as a lost one is started.
+
+        Args:
+            slug: Their class' slug.
+            count: How many.
+            plugin: Their plugin.
+            keyed: Whether each has its id as its key.
 
         Returns:
             Their ids.
         """
         load_plugins([PLUGINS])
-        capabilities = capabilities_of(Registry.plugins["measured"].processes[slug])
+        capabilities = capabilities_of(Registry.plugins[plugin].processes[slug])
         async with open_engine(self.settings, lazy=False) as engine:
             async with engine.database.write() as session:
-                instance = await communities.find_instance(session, COMMUNITY, "measured")
+                instance = await communities.find_instance(session, COMMUNITY, plugin)
                 assert instance is not None
                 rows = [
                     GovernanceProcess(
                         community=COMMUNITY,
-                        plugin="measured",
-                        instance="measured",
+                        plugin=plugin,
+                        instance=plugin,
                         slug=slug,
                         instance_id=instance.id,
                         status="pending",
@@ -169,7 +178,7 @@ class RunningEngine:
                     for _ in range(count)
                 ]
                 for row in rows:
-                    row.correlation_key = row.id
+                    row.correlation_key = row.id if keyed else None
                 records = [row.record() for row in rows]
                 session.add_all(rows)
             left = iter(records)

@@ -54,6 +54,24 @@ class Keyed(GovernanceProcess):
         self.outcome = {"heard": heard, "out_of_turn": late}
 
 
+@Registry.plugin
+class Crowded(Plugin):
+    name = "crowded"
+
+
+@Registry.governance_process
+class Keyless(GovernanceProcess):
+    name = "keyless"
+    plugin_name = "crowded"
+
+    def start(self, parameters):
+        self.status = ProcessStatus.PENDING
+
+    def receive_webhook(self, request):
+        if request.text == self.id:
+            self.outcome = {"heard": self.outcome.get("heard", 0) + 1}
+
+
 @Registry.governance_process
 class Polled(GovernanceProcess):
     name = "polled"

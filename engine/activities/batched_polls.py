@@ -123,7 +123,7 @@ class BatchedPollActivities:
             log.warning("poll failed", name=declaration.name, kind=error.kind, detail=error.detail)
             return
         for record in records:
-            await self._engine.temporal.processes.tell_to_reload(record)
+            await self._engine.temporal.processes.reload(record)
         if records:
             log.info("poll brought news", name=declaration.name, key=key, processes=len(records))
 

@@ -423,7 +423,7 @@ class CommunityActivities:
         """Bring Temporal in line with the database."""
         await start_deliveries(self._engine, community, list(applied.items))
         for record in applied.records:
-            await self._engine.temporal.processes.tell_to_reload(record)
+            await self._engine.temporal.processes.reload(record)
         wanted = {task.id: task for task in await tasks_of(self._engine, community)}
         for task in wanted.values():
             await self._engine.schedules.schedule_task(task)

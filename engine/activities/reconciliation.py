@@ -164,7 +164,7 @@ class ReconciliationActivities:
             self._lost[row.instance_id] = row
         now = await self._process(process_id)
         if now is not None and now.status == COMPLETED:
-            await temporal.processes.tell_to_reload(now.record())
+            await temporal.processes.reload(now.record())
         return True
 
     async def _workflows_without_process(self) -> int:
@@ -182,7 +182,7 @@ class ReconciliationActivities:
                 if process is None:
                     await temporal.processes.end_without_row(workflow_id)
                 else:
-                    await temporal.processes.tell_to_reload(process.record())
+                    await temporal.processes.reload(process.record())
                 log.warning("workflow without pending process ended", workflow=workflow_id)
                 repaired += 1
         return repaired

@@ -12,6 +12,7 @@ from datetime import timedelta
 from weakref import WeakValueDictionary
 
 import structlog
+from temporalio import activity
 
 from engine.errors import (
     EngineError,
@@ -21,6 +22,7 @@ from engine.errors import (
     plain_text,
 )
 from engine.invocations.heartbeat import again_in, try_again
+from engine.invocations.in_place import follow_up_again, handle_in_place
 from engine.invocations.loading import LoadedPlugin, load_plugin
 from engine.invocations.pacing import call_at_once
 from engine.invocations.receiver import request_of
@@ -29,7 +31,7 @@ from engine.resources import Engine, capabilities_of
 from engine.sdk.registry import PluginDeclaration, Registry
 from engine.store import communities, processes, webhooks
 from engine.store.database import utc_now
-from engine.store.processes import GovernanceProcess
+from engine.store.processes import Concerned, GovernanceProcess
 from engine.store.webhooks import ReceivedWebhook
 
 log = structlog.get_logger()
@@ -157,17 +159,29 @@ async def route(engine: Engine, row: ReceivedWebhook, loaded: LoadedPlugin | Non
     keys = await _keys(engine, loaded, row) if loaded else None
     async with engine.database.read() as session:
         concerned = await processes.concerned_by(session, row.id, slugs, keys)
+    if activity.info().attempt > 1:
+        await follow_up_again(engine, row)
+    free = [process for process in concerned if process.in_place]
+    if free and loaded is not None and not loaded.isolated:
+        left = await handle_in_place(engine, row, loaded.instance_id, free)
+        handled = {process.id for process in free}.difference(left)
+    else:
+        handled = set()
+    signalled = [process for process in concerned if process.id not in handled]
+    keyless = [process.id for process in signalled if process.keyless]
+    if keyless:
+        await processes.count_signalled(engine.database, keyless)
     signals = asyncio.Semaphore(MOST_SIGNALS_AT_ONCE)
 
-    async def signal(community: str, name: str, process_id: str) -> None:
+    async def signal(process: Concerned) -> None:
         async with signals:
-            facts = (community, name, process_id, row.reference)
-            if await engine.temporal.processes.tell_of_webhook(*facts):
+            facts = (process.community, process.name, process.id, row.reference)
+            if await engine.temporal.processes.receive_webhook(*facts):
                 return
-            if await _start_lost(engine, declaration, process_id):
-                await engine.temporal.processes.tell_of_webhook(*facts)
+            if await _start_lost(engine, declaration, process.id):
+                await engine.temporal.processes.receive_webhook(*facts)
 
-    await asyncio.gather(*(signal(*process) for process in concerned))
+    await asyncio.gather(*map(signal, signalled))
     return len(concerned)
 
 

@@ -26,7 +26,7 @@ from engine.invocations.policy import ACTION, IDEMPOTENT_ACTION
 from engine.invocations.run import CUT_OFF, Call, Done
 from engine.resources import Engine
 from engine.sdk.arguments import arguments_for
-from engine.sdk.parameters import Parameters, json_safe, validate
+from engine.sdk.parameters import Parameters, fill_defaults, json_safe, validate
 from engine.sdk.registry import ActionDeclaration
 from engine.store import invocations
 from engine.store.invocations import DONE, RUNNING, Invocation
@@ -97,7 +97,9 @@ class ActionCall(Call[None]):
         assert self.plugin is not None
         schema = self.action.input_schema
         method = getattr(self.plugin.plugin, self.action.method)
-        parameters = Parameters(self.row.parameters or {}, schema)
+        # The action may have got new defaults since.
+        filled = fill_defaults(self.row.parameters or {}, schema or {})
+        parameters = Parameters.stored(filled, schema)
         args, kwargs = arguments_for(method, parameters, schema)
         result = await self.call(method, *args, **kwargs)
         try:

@@ -15,7 +15,7 @@ from engine.invocations.effects import append_record, start_deliveries
 from engine.invocations.loading import LoadedPlugin, modules_of
 from engine.messages import COMPLETED, ProcessRecord
 from engine.resources import Engine
-from engine.sdk.parameters import Parameters
+from engine.sdk.parameters import Parameters, fill_defaults
 from engine.sdk.process import GovernanceProcess as ProcessObject
 from engine.sdk.process import ProcessContext, ProcessSnapshot
 from engine.sdk.registry import ProcessDeclaration
@@ -91,7 +91,9 @@ def load_process(
     """
     # Copies: what plugin code changes in place is found against what was read.
     stored = {f.name: deepcopy(getattr(row, f.name)) for f in fields(ProcessContext)}
-    stored["parameters"] = Parameters(stored["parameters"], declaration.input_schema)
+    # The class may have got new defaults since.
+    schema = declaration.input_schema
+    stored["parameters"] = Parameters.stored(fill_defaults(row.parameters, schema or {}), schema)
     stored["state"] = State(row.state, modules_of(plugin.declaration))
     context = ProcessContext(**stored)
     process = declaration.cls(context, plugin.plugin)
@@ -157,6 +159,9 @@ class ChangeProcess:
         snapshot = self.snapshot
         completes = snapshot.status == COMPLETED
         tells = completes or (not self.starts and snapshot.outcome != row.outcome)
+        if row.correlation_key is not None and snapshot.correlation_key is None:
+            # Signals by its old key may still wait in its workflow: it goes on by signals.
+            row.webhooks_signalled += 1
         for name in (*NEWS, *OWN):
             setattr(row, name, getattr(snapshot, name))
         row.poll_again_at = again_at(snapshot)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -68,11 +70,13 @@ class ProcessCall(Call[InvocationOutcome]):
     Attributes:
         method: The method's name.
         starts: Whether it is ``start``, whose outcome the request's own answer gives.
+        alone: Whether webhooks without a key are signalled while it is under way.
         loaded: The process, once it is loaded.
     """
 
     method: str
     starts = False
+    alone = False
 
     def __init__(self, engine: Engine, process_id: str, call_id: str, policy: Policy) -> None:
         super().__init__(engine, call_id, policy)
@@ -117,9 +121,25 @@ class ProcessCall(Call[InvocationOutcome]):
 
     async def make(self) -> ChangeProcess:
         """Call the method; gives what it made of the process."""
-        await self.call_method()
+        async with self._alone():
+            await self.call_method()
         assert self.loaded is not None
         return ChangeProcess(self.loaded, snapshot_of(self.engine, self.loaded), self.starts)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Have no webhook handled in place meanwhile; one that is already finds that out."""
+        assert self.loaded is not None
+        row, declaration = self.loaded.row, self.loaded.declaration
+        if not (self.alone and declaration.receives_webhooks and row.correlation_key is None):
+            yield
+            return
+        longest = timedelta(seconds=self.engine.settings.invocation_timeout_seconds)
+        await processes.note_called(self.engine.database, row.id, utc_now() + longest)
+        try:
+            yield
+        finally:
+            await processes.note_called(self.engine.database, row.id, None)
 
     async def call_method(self) -> None:
         """Call the method with its arguments."""
@@ -310,6 +330,7 @@ class CloseCall(ProcessCall):
     """The close of a process, asked for by a driver or due at its closing time."""
 
     method = "close"
+    alone = True
 
     def __init__(self, engine: Engine, invocation: InvokeProcess) -> None:
         super().__init__(engine, invocation.process_id, invocation.invocation_id, CLOSE)
@@ -371,10 +392,15 @@ class WebhookCall(ProcessCall):
             raise RateLimitError("The platform wants no calls now", retry_after_seconds=left)
         await self.call(method, request_of(self._webhook))
 
+    async def store_beside(self, session: AsyncSession, row: GovernanceProcess) -> None:
+        """Note that the workflow holds one webhook less."""
+        row.webhooks_signalled = max(0, row.webhooks_signalled - 1)
+
     async def store_failure(
         self, session: AsyncSession, row: GovernanceProcess, error: EngineError
     ) -> list[str]:
         """Show in the journal that a process could not handle the webhook."""
+        await self.store_beside(session, row)
         webhook = await webhooks.get_webhook(session, self._webhook_id)
         if webhook is not None:
             webhook.status, webhook.handled_at = FAILED, utc_now()
@@ -391,6 +417,7 @@ class PollCall(ProcessCall):
     """
 
     method = "update"
+    alone = True
 
     def __init__(self, engine: Engine, poll: PollProcess) -> None:
         super().__init__(engine, poll.process_id, poll.invocation_id, POLL)

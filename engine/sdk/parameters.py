@@ -63,6 +63,22 @@ class Parameters(dict[str, Any]):
         super().__init__(filled)
         self._properties = frozenset((schema or {}).get("properties", {}))
 
+    @classmethod
+    def stored(cls, values: dict[str, Any], schema: Mapping[str, Any] | None) -> Parameters:
+        """Make parameters of values that were checked when they were accepted.
+
+        Args:
+            values: The values, defaults filled in; they become the parameters' own.
+            schema: JSON Schema, for the names of what was not sent.
+
+        Returns:
+            The parameters.
+        """
+        parameters = cls.__new__(cls)
+        dict.__init__(parameters, values)
+        parameters._properties = frozenset((schema or {}).get("properties", ()))
+        return parameters
+
     def __getattribute__(self, name: str) -> Any:
         """Read a value as an attribute, also one that is called like a method."""
         if name in _GIVE_WAY and (name in self or name in self._properties):

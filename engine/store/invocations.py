@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, delete, update
-from sqlmodel import Field, SQLModel, col
+from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.store import communities
@@ -93,6 +94,28 @@ def mark_of(
         error=error,
         finished_at=utc_now(),
     )
+
+
+async def marks_of_webhook(
+    session: AsyncSession, instance_id: str, reference: str, since: datetime
+) -> Sequence[Invocation]:
+    """The marks that processes have handled a webhook.
+
+    Args:
+        session: An open session.
+        instance_id: The plugin instance.
+        reference: The webhook's reference.
+        since: When it was received.
+
+    Returns:
+        The marks; the id of each is that of the process, a colon and the reference.
+    """
+    query = select(Invocation).where(
+        col(Invocation.finished_at) >= since,
+        col(Invocation.instance_id) == instance_id,
+        col(Invocation.id).endswith(f":{reference}", autoescape=True),
+    )
+    return (await session.exec(query)).all()
 
 
 async def find_with_instance(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, Text, and_, bindparam
+from sqlalchemy import Index, Text, and_, bindparam, update
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -23,7 +24,9 @@ from engine.store.webhooks import ReceivedWebhook
 class GovernanceProcess(SQLModel, table=True):
     """A governance process of a community.
 
-    ``began_at`` says since when its ``start`` may have been called.
+    ``began_at`` says since when its ``start`` may have been called; ``called_until``, until when a
+    close or a poll may be under way; ``webhooks_signalled``, how many of the webhooks without a key
+    its workflow has still to handle. In between they are handled in place.
     """
 
     __tablename__ = "governance_process"
@@ -53,6 +56,8 @@ class GovernanceProcess(SQLModel, table=True):
     poll_again_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     state: dict[str, str] = Field(default_factory=dict, sa_type=JsonText)
     webhooks_left_out: int = 0
+    webhooks_signalled: int = 0
+    called_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
     began_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
     updated_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
@@ -196,12 +201,73 @@ async def unfinished_of_instance(
     return (await session.exec(query)).all()
 
 
+@dataclass(frozen=True)
+class Concerned:
+    """An unfinished process that a webhook may concern.
+
+    Attributes:
+        id: Its id.
+        community: The community's name.
+        plugin: The plugin's name.
+        slug: The class' slug.
+        updated_at: When it changed.
+        keyless: Whether it has no key, so that every webhook may concern it.
+        in_place: Whether it is keyless and nothing stands between it and the webhook: it has been
+            signalled of none that it has not handled, and no other call is under way.
+    """
+
+    id: str
+    community: str
+    plugin: str
+    slug: str
+    updated_at: datetime
+    keyless: bool
+    in_place: bool
+
+    @property
+    def name(self) -> str:
+        """``{plugin}.{slug}``."""
+        return f"{self.plugin}.{self.slug}"
+
+
+_IS_FREE = (
+    col(GovernanceProcess.correlation_key).is_(None)
+    & (col(GovernanceProcess.status) == "pending")
+    & (col(GovernanceProcess.webhooks_signalled) == 0)
+    & (
+        col(GovernanceProcess.called_until).is_(None)
+        | (col(GovernanceProcess.called_until) < bindparam("now", type_=UtcDateTime))
+    )
+)
+_COLUMNS: tuple[Any, ...] = (
+    GovernanceProcess.id,
+    GovernanceProcess.community,
+    GovernanceProcess.plugin,
+    GovernanceProcess.slug,
+    GovernanceProcess.updated_at,
+    col(GovernanceProcess.correlation_key).is_(None),
+    _IS_FREE,
+)
+_CONCERNED = select(*_COLUMNS).where(
+    col(GovernanceProcess.instance_id)
+    == select(ReceivedWebhook.instance_id)
+    .where(col(ReceivedWebhook.id) == bindparam("webhook"))
+    .scalar_subquery(),
+    col(GovernanceProcess.status).in_(("created", "pending")),
+    col(GovernanceProcess.slug).in_(bindparam("slugs", expanding=True)),
+)
+_CONCERNED_BY_KEYS = _CONCERNED.where(
+    col(GovernanceProcess.correlation_key).is_(None)
+    | col(GovernanceProcess.correlation_key).in_(bindparam("keys", expanding=True))
+)
+
+
 async def concerned_by(
     session: AsyncSession,
     webhook_id: str,
     slugs: Sequence[str],
     keys: Sequence[str] | None,
-) -> Sequence[tuple[str, str, str]]:
+) -> list[Concerned]:
     """The unfinished processes that a webhook may concern.
 
     Args:
@@ -212,28 +278,52 @@ async def concerned_by(
             A process without a key is concerned by every webhook.
 
     Returns:
-        Community, ``{plugin}.{slug}`` and id of each.
+        The processes.
     """
-    query = select(
-        GovernanceProcess.community,
-        GovernanceProcess.plugin,
-        GovernanceProcess.slug,
-        GovernanceProcess.id,
-    ).where(
-        col(GovernanceProcess.instance_id)
-        == select(ReceivedWebhook.instance_id)
-        .where(col(ReceivedWebhook.id) == webhook_id)
-        .scalar_subquery(),
-        col(GovernanceProcess.status).in_(("created", "pending")),
-        col(GovernanceProcess.slug).in_(slugs),
-    )
-    if keys is not None:
-        query = query.where(
-            col(GovernanceProcess.correlation_key).is_(None)
-            | col(GovernanceProcess.correlation_key).in_(keys)
-        )
-    rows = (await session.exec(query)).all()
-    return [(community, f"{plugin}.{slug}", id_) for community, plugin, slug, id_ in rows]
+    values: dict[str, Any] = {"webhook": webhook_id, "slugs": slugs, "now": utc_now()}
+    if keys is None:
+        rows = (await session.exec(_CONCERNED, params=values)).all()
+    else:
+        rows = (await session.exec(_CONCERNED_BY_KEYS, params=values | {"keys": keys})).all()
+    return [Concerned(*row) for row in rows]
+
+
+async def get_processes(session: AsyncSession, ids: Sequence[str]) -> Sequence[GovernanceProcess]:
+    """Find processes.
+
+    Args:
+        session: An open session.
+        ids: Their ids.
+
+    Returns:
+        Those that there are, in any order.
+    """
+    query = select(GovernanceProcess).where(col(GovernanceProcess.id).in_(ids))
+    return (await session.exec(query)).all()
+
+
+async def count_signalled(database: Database, ids: Sequence[str]) -> None:
+    """Note that processes are about to be signalled of a webhook without a key.
+
+    Args:
+        database: The database.
+        ids: The processes.
+    """
+    signalled = col(GovernanceProcess.webhooks_signalled)
+    statement = update(GovernanceProcess).where(col(GovernanceProcess.id).in_(ids))
+    await database.mark(statement.values(webhooks_signalled=signalled + 1))
+
+
+async def note_called(database: Database, process_id: str, until: datetime | None) -> None:
+    """Note until when a call of a process may be under way, so that none is made beside it.
+
+    Args:
+        database: The database.
+        process_id: The process.
+        until: Until when; None: it has ended.
+    """
+    statement = update(GovernanceProcess).where(col(GovernanceProcess.id) == process_id)
+    await database.mark(statement.values(called_until=until))
 
 
 async def pending_of_class(

@@ -249,7 +249,7 @@ class Processes:
             raise
         return status in ENDED_FROM_OUTSIDE
 
-    async def tell_of_webhook(
+    async def receive_webhook(
         self, community: str, name: str, process_id: str, reference: str
     ) -> bool:
         """Signal a process that a stored webhook concerns it.
@@ -277,7 +277,7 @@ class Processes:
             raise unavailable(error) from error
         return True
 
-    async def tell_to_reload(self, record: ProcessRecord) -> None:
+    async def reload(self, record: ProcessRecord) -> None:
         """Signal a process that its record was changed; one that has ended needs none.
 
         Args:

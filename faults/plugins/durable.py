@@ -145,6 +145,52 @@ class Vote(GovernanceProcess):
         self.status = ProcessStatus.COMPLETED
 
 
+@Registry.governance_process
+class Keyless(GovernanceProcess):
+    """Hears every webhook: what is addressed to it, by its id or to all, it takes."""
+
+    name = "keyless"
+    plugin_name = "durable"
+    input_schema = {"type": "object", "properties": {"id": {"type": "string"}}}
+    poll_every = 1
+
+    def start(self, parameters):
+        self.outcome = {"heard": []}
+        if parameters.get("closing_in"):
+            self.closing_at = self.now() + timedelta(seconds=parameters["closing_in"])
+        self.status = ProcessStatus.PENDING
+
+    def update(self):
+        lines = effects(self.plugin_inst.config)
+        news = [line for line in lines if line.startswith(f"news {self.parameters['id']} ")]
+        time.sleep(self.parameters.get("slow", 0))
+        if news != self.outcome.get("news", []):
+            self.outcome["news"] = news
+
+    def receive_webhook(self, request):
+        to, _, text = request.text.partition(" ")
+        if to not in (self.parameters["id"], "all"):
+            return
+        effect(self.plugin_inst.config, f"heard {self.parameters['id']} {text}")
+        self.outcome["heard"].append(text)
+        if text == f"fail-{self.parameters['id']}":
+            self.plugin_inst.send_event_to_driver("failing", {})
+            raise ValueError("it rejects")
+        if text == f"hang-{self.parameters['id']}":
+            time.sleep(20)
+        time.sleep(self.parameters.get("slow", 0))
+        if text == "event":
+            n = self.plugin_inst.state.increment("keyless")
+            self.plugin_inst.send_event_to_driver("keyless", {"n": n})
+        if text in ("key", "no-key"):
+            self.correlation_key = self.parameters["id"] if text == "key" else None
+        if text == "end":
+            self.status = ProcessStatus.COMPLETED
+
+    def close(self):
+        self.status = ProcessStatus.COMPLETED
+
+
 @Registry.plugin
 class Limited(Plugin):
     """A platform that takes four calls a second, and sometimes none."""
