@@ -12,7 +12,6 @@ from datetime import timedelta
 from weakref import WeakValueDictionary
 
 import structlog
-from temporalio import activity
 
 from engine.errors import (
     EngineError,
@@ -21,7 +20,7 @@ from engine.errors import (
     is_storable,
     plain_text,
 )
-from engine.invocations.heartbeat import again_in, try_again
+from engine.invocations.heartbeat import again_in, try_again, was_cut_off
 from engine.invocations.in_place import follow_up_again, handle_in_place
 from engine.invocations.loading import LoadedPlugin, load_plugin
 from engine.invocations.pacing import call_at_once
@@ -159,10 +158,11 @@ async def route(engine: Engine, row: ReceivedWebhook, loaded: LoadedPlugin | Non
     keys = await _keys(engine, loaded, row) if loaded else None
     async with engine.database.read() as session:
         concerned = await processes.concerned_by(session, row.id, slugs, keys)
-    if activity.info().attempt > 1:
+    if was_cut_off():
         await follow_up_again(engine, row)
     free = [process for process in concerned if process.in_place]
-    if free and loaded is not None and not loaded.isolated:
+    # What took its worker down is found out one by one, by the workflows.
+    if free and loaded is not None and not loaded.isolated and not was_cut_off():
         left = await handle_in_place(engine, row, loaded.instance_id, free)
         handled = {process.id for process in free}.difference(left)
     else:

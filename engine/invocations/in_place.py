@@ -42,8 +42,9 @@ from engine.store.webhooks import ReceivedWebhook
 
 log = structlog.get_logger()
 
-MOST_KNOWN = 20_000
-READ_AT_ONCE = 500
+# Characters of what processes hold, kept from one webhook to the next.
+MOST_KNOWN = 16_000_000
+AT_ONCE = 500
 STORED_AT_ONCE = 100
 # What is left when this part of a call's time is over goes to the workflows.
 MOST_OF_THE_TIME = 0.5
@@ -65,8 +66,14 @@ class _Known:
         parameters = fill_defaults(row.parameters, declared.input_schema or {})
         return cls(row, *map(json.dumps, (parameters, row.outcome, row.errors)))
 
+    @property
+    def size(self) -> int:
+        """About how many characters it holds."""
+        kept = sum(map(len, self.row.state.values()))
+        return 500 + len(self.parameters) + len(self.outcome) + len(self.errors) + kept
 
-_known: LRUCache[str, _Known] = LRUCache(MOST_KNOWN)
+
+_known: LRUCache[str, _Known] = LRUCache(MOST_KNOWN, getsizeof=lambda known: known.size)
 
 
 @dataclass
@@ -184,32 +191,35 @@ async def handle_in_place(
     Returns:
         Ids of those that are left to their workflows.
     """
-    known = await _read(engine, free)
-    left = [process.id for process in free if process.id not in known]
-    by_class: dict[str, list[_Known]] = {}
-    for item in known.values():
-        by_class.setdefault(item.row.slug, []).append(item)
-    for some in by_class.values():
-        left += await _handle_class(engine, webhook, instance_id, some)
+    left: list[str] = []
+    for first in range(0, len(free), AT_ONCE):
+        some = free[first : first + AT_ONCE]
+        known = await _read(engine, some)
+        left += [process.id for process in some if process.id not in known]
+        by_class: dict[str, list[_Known]] = {}
+        for item in known.values():
+            by_class.setdefault(item.row.slug, []).append(item)
+        for one_class in by_class.values():
+            left += await _handle_class(engine, webhook, instance_id, one_class)
     return left
 
 
-async def _read(engine: Engine, free: Sequence[Concerned]) -> dict[str, _Known]:
-    """The processes as they are, those that have not changed since they were last read unread."""
-    found = {}
-    unknown = []
-    for process in free:
+async def _read(engine: Engine, some: Sequence[Concerned]) -> dict[str, _Known]:
+    """The processes as they are; those that have not changed since they were read are known."""
+    found, unknown = {}, []
+    for process in some:
         known = _known.get(process.id)
         if known is not None and known.row.updated_at == process.updated_at:
             found[process.id] = known
         else:
             unknown.append(process.id)
-    for first in range(0, len(unknown), READ_AT_ONCE):
+    if unknown:
         async with engine.database.read() as session:
-            ids = unknown[first : first + READ_AT_ONCE]
-            rows = await processes.get_processes(session, ids)
+            rows = await processes.get_processes(session, unknown)
         for row in rows:
-            found[row.id] = _known[row.id] = _Known.of(row)
+            known = found[row.id] = _Known.of(row)
+            if known.size <= MOST_KNOWN // AT_ONCE:
+                _known[row.id] = known
     return found
 
 
@@ -249,6 +259,8 @@ async def _loaded(
             plugin = await load_plugin(engine, session, enabled, key)
         except EngineError:
             return None
+    if plugin.isolated or (plugin.paused_until is not None and plugin.paused_until > utc_now()):
+        return None
     allowed = modules_of(plugin.declaration)
     return _Batch(plugin, allowed, request_of(webhook), webhook.reference, until)
 

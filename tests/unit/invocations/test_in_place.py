@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import pytest
 from sqlmodel import col, select
 
-from engine.invocations.in_place import handle_in_place
+from engine.invocations.in_place import follow_up_again, handle_in_place
 from engine.invocations.process_calls import CALLS
 from engine.invocations.run import run
 from engine.messages import InvokeProcess, ProcessRecord
 from engine.resources import Engine
-from engine.store import invocations, processes
+from engine.store import invocations, pacing, processes
 from engine.store.communities import PluginInstance
+from engine.store.database import utc_now
 from engine.store.invocations import Invocation
 from engine.store.outbox import OutboxItem
 from engine.store.processes import Concerned, GovernanceProcess
@@ -217,3 +219,23 @@ async def test_a_completion_in_place_is_sent_to_the_driver(
         mark = await session.get(Invocation, f"{votes[2]}:{webhook.id}")
     assert [item.body["id"] for item in items] == [votes[2]]
     assert mark is not None
+
+
+async def test_a_platform_that_wants_no_calls_gets_none(
+    engine: Engine, durable: PluginInstance, votes: list[str]
+) -> None:
+    webhook = await received(engine, durable, "all one")
+    async with engine.database.write() as session:
+        await pacing.pause(session, durable.id, utc_now() + timedelta(minutes=1))
+    assert sorted(await handled(engine, webhook)) == sorted(votes)
+    assert await heard(engine) == {name: [] for name in ("v0", "v1", "v2")}
+
+
+async def test_what_a_try_that_was_cut_off_stored_is_followed_up(
+    engine: Engine, durable: PluginInstance, votes: list[str], reloads: list[str]
+) -> None:
+    webhook = await received(engine, durable, "v2 end")
+    await handled(engine, webhook)
+    reloads.clear()
+    await tried(lambda: follow_up_again(engine, webhook), 2, cut_off=True)
+    assert reloads == [votes[2]]
