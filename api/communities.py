@@ -23,7 +23,6 @@ from engine.errors import BadRequestError, Violation
 from engine.requests import communities
 from engine.requests.accepting import Once
 from engine.requests.communities import (
-    INSTANCE_PATTERN,
     NAME_MAX_LENGTH,
     NAME_PATTERN,
     ShownCommunity,
@@ -40,7 +39,6 @@ EXAMPLE = {
 }
 
 
-InstanceName = Annotated[str, Field(pattern=INSTANCE_PATTERN)]
 # What answers tell; it may be sent back, and says nothing.
 Answered = Annotated[Any, Field(description="As it was answered; it says nothing in a request.")]
 
@@ -52,8 +50,11 @@ class PluginBody(BaseModel):
 
     name: str
     instance: Annotated[
-        InstanceName | SkipJsonSchema[None],
-        Field(description="Name of the instance, unique here; default: the plugin's."),
+        str | SkipJsonSchema[None],
+        Field(
+            description="Name of the instance, unique here: 1 to 63 small letters, digits and -, "
+            "a letter or digit first; default: the plugin's name."
+        ),
     ] = None
     config: dict[str, Any] = {}
     id: Answered = None
@@ -116,7 +117,10 @@ BODY = documented(CommunityBody, EXAMPLE)
 @router.put(
     "/{name}",
     summary="Create a community, or bring it into a desired state",
-    responses={201: {"description": "Created"}, **problem_responses(400, 413, 415, 502, 503, 504)},
+    responses={
+        201: {"description": "Created", "model": ShownCommunity},
+        **problem_responses(400, 413, 415, 502, 503, 504),
+    },
     openapi_extra=BODY,
 )
 async def put_community(

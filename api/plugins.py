@@ -112,7 +112,10 @@ async def get_metadata(name: str, engine: EngineDependency) -> PluginShown:
     status_code=201,
     summary="Enable a plugin for a community, or change its config",
     responses={
-        200: {"description": "It was enabled with this config already"},
+        200: {
+            "description": "It was enabled with this config already",
+            "model": ShownPlugin,
+        },
         **problem_responses(400, 409, 413, 415, 422, 502, 503, 504),
     },
     openapi_extra={"requestBody": {"content": {"application/json": {"schema": CONFIG}}}},

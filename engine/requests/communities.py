@@ -40,7 +40,7 @@ from engine.store.communities import NAME_MAX_LENGTH as NAME_MAX_LENGTH
 from engine.store.secrets import mask, unmask
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~-]*$"
-INSTANCE_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+INSTANCE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 CHANGE_MARGIN_SECONDS = 30
 ENDED = (APPLIED, REFUSED)
 
@@ -50,18 +50,18 @@ class ShownPlugin:
     """A plugin instance as it is shown: without its secrets.
 
     Attributes:
-        id: Its id.
         name: The plugin's name.
         instance: The instance's own name.
+        id: Its id.
         community_platform_id: The platform's own id of the community, if there is one.
         community: The community's name.
         auth_type: How the platform knows the community, if the plugin says so.
         config: Its config.
     """
 
-    id: str
     name: str
     instance: str
+    id: str
     community_platform_id: str | None
     community: str
     auth_type: str | None
@@ -281,10 +281,11 @@ def _entry(
             [Violation(f"{path}/name", "no such plugin registered")],
         )
     name = plugin if instance is None else instance
-    if instance is not None and not re.fullmatch(INSTANCE_PATTERN[1:-1], instance):
+    # A plugin's own name may be longer, and have underscores.
+    if name != plugin and not INSTANCE_NAME.fullmatch(name):
         message = "must be 1 to 63 small letters, digits and -, a letter or digit first"
         raise BadRequestError(
-            f"instance: {message}, not '{instance:.80}'", [Violation(f"{path}/instance", message)]
+            f"instance: {message}, not '{name:.80}'", [Violation(f"{path}/instance", message)]
         )
     stored = next((one.config for one in present if (one.name, one.plugin) == (name, plugin)), None)
     hidden = secret_properties(declaration.config_schema)
@@ -389,9 +390,9 @@ def _shown_plugin(instance: Instance) -> ShownPlugin:
     plugin = Registry.plugins.get(instance.plugin)
     hidden = secret_properties(plugin.config_schema) if plugin else instance.config
     return ShownPlugin(
-        id=instance.id,
         name=instance.plugin,
         instance=instance.name,
+        id=instance.id,
         community_platform_id=instance.community_platform_id,
         community=instance.community,
         auth_type=plugin.cls.auth_type if plugin else None,

@@ -296,7 +296,9 @@ async def test_an_instance_that_goes_ends_its_own_processes_only(
 
 async def test_a_put_of_what_was_read_changes_nothing(running: RunningEngine) -> None:
     community = await running.community(
-        workspace("T1", "first", token="s3cret"), workspace("T2", "second", token="other")
+        workspace("T1", "first", token="s3cret"),
+        workspace("T2", "second", token="other"),
+        {"name": "under_lined"},
     )
     before = await running.http.get(f"/api/internal/community/{community}")
     assert "s3cret" not in before.text

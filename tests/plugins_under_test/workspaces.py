@@ -62,6 +62,11 @@ class Show(GovernanceProcess):
 
 
 @Registry.plugin
+class Underlined(Plugin):
+    name = "under_lined"
+
+
+@Registry.plugin
 class Exclusive(Plugin):
     name = "exclusive"
     config_schema = CONFIG
