@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from engine.invocations.policy import FINDABLE_START
 from sandbox.loomio.api import create_app
 from sandbox.loomio.state import API_KEY, GROUP, OTHER_GROUP, SUBGROUP, Fault, LoomioTwin
 from sandbox.loomio.webhooks import EVENT_KINDS
@@ -230,7 +232,8 @@ async def test_what_the_platform_refuses_is_told(
     running: RunningEngine, twin: LoomioTwin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The request waits for all looks at what a start may have made.
-    monkeypatch.setattr("engine.activities.processes.LOOK_UP_AFTER_SECONDS", 0.5)
+    hasty = replace(FINDABLE_START, pause=0.5)
+    monkeypatch.setattr("engine.invocations.process_calls.FINDABLE_START", hasty)
     community = await running.community(config(twin))
     body = {"title": "Too late", "closing_at": "2020-01-01"}
     refused = await running.start(community, "loomio.poll", **body)
