@@ -46,15 +46,7 @@ SANDBOX = SandboxRestrictions.default.with_passthrough_modules(
 
 
 def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]:
-    """Make the workers of this process: for plugin calls, for received webhooks, for deliveries.
-
-    Args:
-        engine: What is open.
-        deliveries: The delivery activity.
-
-    Returns:
-        The workers, not yet running.
-    """
+    """Make the workers of this process: for plugin calls, for received webhooks, for deliveries."""
     settings = engine.settings
     actions, processes = ActionActivities(engine), ProcessActivities(engine)
     webhooks = WebhookActivities(engine)
@@ -77,7 +69,7 @@ def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]
             ProducerActivities(engine).run_task,
             CommunityActivities(engine).apply_change,
             reconciliation.reconcile,
-            reconciliation.hand_out_pending,
+            reconciliation.start_pending,
             reconciliation.watch_workflows,
         ],
         workflow_runner=SandboxedWorkflowRunner(restrictions=SANDBOX),
@@ -107,7 +99,7 @@ def make_workers(engine: Engine, deliveries: DeliveryActivities) -> list[Worker]
 
 
 async def run(settings: Settings, beats: int | None = None) -> None:
-    """Run the workers until the process is told to stop.
+    """Run the workers until the process is signalled to stop.
 
     Args:
         settings: The settings.
@@ -121,7 +113,7 @@ async def run(settings: Settings, beats: int | None = None) -> None:
         watch = await stack.enter_async_context(watched_loop(settings.stall_seconds, beats))
         engine = await stack.enter_async_context(open_engine(settings, lazy=False))
         await engine.temporal.prepare()
-        # Before anything is told by this process.
+        # Before this process delivers anything.
         await notice_restored(engine, at_once=True)
         deliveries = DeliveryActivities(engine)
         stack.push_async_callback(deliveries.close)
@@ -135,20 +127,12 @@ async def run(settings: Settings, beats: int | None = None) -> None:
 
 
 def compile_workflows() -> None:
-    """Keep the workflows' bytecode: the sandbox loads their modules anew for each that starts.
-
-    Python itself may be told to write none (``PYTHONDONTWRITEBYTECODE``), and each start of a
-    process would then compile them. Where the folder may not be written it stays so.
-    """
+    """Keep the workflows' bytecode: the sandbox loads their modules anew for each that starts."""
     compileall.compile_dir(Path(__file__).parent / "engine" / "workflows", quiet=2)
 
 
 def collect_rarely() -> None:
-    """Have the garbage collector leave alone what is loaded, and look at the rest less often.
-
-    Each workflow that is kept in memory holds a module of the sandbox, and with Python's own
-    thresholds the collector looks through all of them at every few starts.
-    """
+    """Exempt what is loaded from garbage collection, and collect the rest less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)

@@ -127,7 +127,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def any_error(request: Request, error: Exception) -> Response:
         if is_outage(error):
             return await outage(request, error)
-        return problem(describe(EngineError("The engine failed; its log tells more")))
+        return problem(describe(EngineError("The engine failed; see its log")))
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -375,7 +375,7 @@ async def reconcile() -> None:
 
 
 @activity.defn(name="hand_out_pending")
-async def hand_out_pending() -> None:
+async def start_pending() -> None:
     """Have webhooks handled and deliveries made that wait in the database."""
     raise AssertionError("signature only")
 

@@ -6,7 +6,7 @@ process has computed for some seconds since its loop last came round, and the ha
 Python either, writes where every thread stands. A loop that is blocked but leaves the interpreter
 to others is seen by a thread.
 
-Neither looks at a clock. A process that was paused, or gets no turn on a busy machine, has neither
+Neither reads a clock. A process that was paused, or gets no turn on a busy machine, has neither
 computed nor looked meanwhile, and goes on.
 """
 
@@ -49,12 +49,12 @@ async def watched_loop(stall_seconds: float, beats: int | None = None) -> AsyncI
 
 
 class Watch:
-    """Watches the loop, and shows whoever started the process that it comes round."""
+    """Watches the loop, and shows the parent process that it comes round."""
 
-    def __init__(self, stall_seconds: float, beats: int | None, told: TextIO) -> None:
+    def __init__(self, stall_seconds: float, beats: int | None, output: TextIO) -> None:
         self._stall_seconds = stall_seconds
         self._beats = beats
-        self._told = told
+        self._output = output
         self._missed = 0
         self._ended = threading.Event()
         # Often enough to be within the bound, however short it is.
@@ -63,7 +63,7 @@ class Watch:
             os.set_blocking(beats, False)
         if stall_seconds:
             # The handler goes on to what the signal does by default: it ends the process.
-            faulthandler.register(signal.SIGPROF, told, all_threads=True, chain=True)
+            faulthandler.register(signal.SIGPROF, output, all_threads=True, chain=True)
             threading.Thread(target=self._look, name="watchdog", daemon=True).start()
 
     def beat(self) -> None:
@@ -100,5 +100,5 @@ class Watch:
         while not self._ended.wait(self._every):
             self._missed += 1
             if self._missed * self._every > self._stall_seconds:
-                faulthandler.dump_traceback(self._told, all_threads=True)
+                faulthandler.dump_traceback(self._output, all_threads=True)
                 os._exit(STALLED)

@@ -127,7 +127,7 @@ class CommunityActivities:
                 if is_outage(error) or not last_unforeseen_try():
                     raise
                 log.exception("community not changed", community=change.community)
-                await self._refuse(change, EngineError("The engine failed; its log tells more"))
+                await self._refuse(change, EngineError("The engine failed; see its log"))
                 return
             log.info("community changed", community=change.community, change=change_id)
         else:

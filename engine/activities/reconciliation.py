@@ -57,9 +57,9 @@ class ReconciliationActivities:
         await with_heartbeat(self._reconcile())
 
     @activity.defn(name="hand_out_pending")
-    async def hand_out_pending(self) -> None:
-        """Have webhooks handled and deliveries made that wait in the database."""
-        await with_heartbeat(self._hand_out_pending())
+    async def start_pending(self) -> None:
+        """Start an activity for each webhook and delivery that is pending in the database."""
+        await with_heartbeat(self._start_pending())
 
     @activity.defn(name="watch_workflows")
     async def watch_workflows(self) -> None:
@@ -102,9 +102,9 @@ class ReconciliationActivities:
         await self._engine.temporal.background.watch_workflows()
         log.info("reconciled", **repaired)
 
-    async def _hand_out_pending(self) -> None:
+    async def _start_pending(self) -> None:
         started = {"webhooks": await self._webhooks(), "deliveries": await self._deliveries()}
-        log.info("handed out what was pending", **started)
+        log.info("pending work started", **started)
 
     async def _schedules(self) -> int:
         """Make schedules as the plugins want them, and delete those without a plugin."""

@@ -67,7 +67,7 @@ class WebhookActivities:
     async def _handle_or_end(self, webhook_id: str) -> None:
         async def end() -> None:
             log.exception("webhook not handled", webhook=webhook_id)
-            failed = describe(EngineError("The engine failed; its log tells more"))
+            failed = describe(EngineError("The engine failed; see its log"))
             await self._engine.database.persist(
                 lambda session: webhooks.note_try(session, webhook_id, FAILED, failed)
             )

@@ -1,4 +1,4 @@
-"""Heartbeats: how a worker's death is noticed, and what one try tells the next."""
+"""Heartbeats: how a worker's death is noticed, and what one try passes to the next."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDED = "ended"
 LOST = "lost"
 CUT_OFF = "cut_off"
 UNFORESEEN = "unforeseen"
-# An error that nobody foresaw is given so many tries; then the call is told as failed.
+# An unforeseen error is given so many tries; then the call fails.
 MOST_UNFORESEEN = 5
 
 _REMEMBERED: ContextVar[dict[str, Any]] = ContextVar("remembered")
@@ -47,7 +47,7 @@ async def with_heartbeat(work: Coroutine[Any, Any, Result]) -> Result:
         ApplicationError: Its time was up; it is to be tried again.
     """
     ends_at = _ends_at()
-    remembered = _told_by_earlier_tries()
+    remembered = _from_earlier_tries()
     _REMEMBERED.set(remembered)
     task = asyncio.ensure_future(work)
     try:
@@ -77,32 +77,20 @@ async def with_heartbeat(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 def _ends_at() -> datetime:
-    """When the activity's own time is up, so long before the server's that this can be told."""
+    """When the activity's own time is up: early enough to report it before the server's is."""
     info = activity.info()
     longest = info.start_to_close_timeout or timedelta(days=365)
     return info.started_time + max(longest - LAST_SECONDS, longest / 2)
 
 
 def remember(name: str, value: Any) -> None:
-    """Tell the next try of this activity something.
-
-    Args:
-        name: What it is.
-        value: JSON data; None: nothing any more.
-    """
+    """Pass JSON data to the next try of this activity; None: nothing any more."""
     remembered = _REMEMBERED.get()
     remembered[name] = value
 
 
 def remembered(name: str) -> Any:
-    """What an earlier try of this activity told this one.
-
-    Args:
-        name: What it is.
-
-    Returns:
-        JSON data, or None.
-    """
+    """What an earlier try of this activity passed to this one, or None."""
     return _REMEMBERED.get().get(name)
 
 
@@ -118,18 +106,18 @@ def was_just_lost() -> bool:
     return lost
 
 
-def _told_by_earlier_tries() -> dict[str, Any]:
+def _from_earlier_tries() -> dict[str, Any]:
     details, attempt = list(activity.info().heartbeat_details), activity.info().attempt
     if attempt == 1:
         return {}
     if details[:2] == [ENDED, attempt - 1]:
         return dict(details[2])
-    # What that try was told is gone with it.
+    # What was passed to that try is gone with it.
     return {LOST: True, CUT_OFF: True}
 
 
 def last_unforeseen_try() -> bool:
-    """Count an error that nobody foresaw: whether it is to be told now instead of tried again."""
+    """Count an unforeseen error: whether the call fails with it now instead of being retried."""
     met = (remembered(UNFORESEEN) or 0) + 1
     remember(UNFORESEEN, met)
     return bool(met >= MOST_UNFORESEEN)

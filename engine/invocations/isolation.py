@@ -78,7 +78,7 @@ class _Start:
 
 @dataclass(frozen=True)
 class _Call:
-    """A call: a plugin instance, and a method of it or of its processes with its arguments."""
+    """A call of a method of a plugin instance, or of one of its processes."""
 
     plugin: str
     instance_id: str
@@ -107,23 +107,7 @@ async def call_isolated(
     what: str,
     method: Callable[[], Any],
 ) -> Any:
-    """Call a method of plugin code in a process of its own.
-
-    Args:
-        settings: The settings.
-        outbound: Which addresses may be called.
-        loaded: The plugin instance; what the call did to it is found in it afterwards.
-        what: Name of the call for errors and logs.
-        method: The bound method, with its arguments.
-
-    Returns:
-        What it returned.
-
-    Raises:
-        CallLostError: The process ended without an answer.
-        UnavailableError: It did not come to the call; nothing was done.
-        InvocationError: The call failed.
-    """
+    """Call a method of plugin code in a process of its own; CallLostError if that process dies."""
     asked = _Call(
         plugin=loaded.declaration.name,
         instance_id=loaded.instance_id,
@@ -289,7 +273,7 @@ def main() -> None:
 
 
 def _die_with(parent: int) -> None:
-    """End with the worker: its next try must not find this one still at work."""
+    """End with the worker: its next try must not find this one still running."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:

@@ -72,16 +72,8 @@ def _beside(call_id: str) -> str:
 
 
 async def isolate_after_losses(engine: Engine, instance: EnabledInstance, what: str) -> None:
-    """If the call was under way when its worker died, count it; after some, others are made alone.
-
-    For calls that are not made again themselves. Most that are under way when a worker dies are
-    innocent, and a call made alone is slow: only so many within minutes are reason enough.
-
-    Args:
-        engine: What all activities share.
-        instance: The plugin instance that was called.
-        what: What was called.
-    """
+    """Count a call, never repeated, that was lost with its worker; after some, isolate others."""
+    # Most that run when a worker dies are innocent, and an isolated call is slow.
     if not was_just_lost():
         return
     most = engine.settings.most_lost_actions

@@ -19,7 +19,7 @@ from engine.resources import Engine
 from engine.store import pacing
 from engine.store.database import utc_now
 
-# A call waits so long for its turn; one whose turn is later is told to come back.
+# A call waits so long for its turn; one whose turn is later is retried then.
 LONGEST_WAIT = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(days=1)
 # For platforms that do not say how long; short enough for a call to wait for its end.
@@ -39,23 +39,7 @@ async def call_in_turn(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Call a method of plugin code in its turn.
-
-    Args:
-        engine: What all activities share.
-        loaded: The plugin instance.
-        what: Name of the call for errors and logs.
-        method: The bound method.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-
-    Returns:
-        What it returned.
-
-    Raises:
-        RateLimitError: Its turn is too far off, or the platform has enough; nothing was done.
-        InvocationError: It failed.
-    """
+    """Call a method of plugin code in its turn; RateLimitError if that is too far off."""
     now = utc_now()
     moment = loaded.paused_until
     if moment is None or moment <= now:
@@ -80,7 +64,7 @@ async def call_at_once(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Call a method of plugin code; if the platform has enough, all of the instance hear of it.
+    """Call a method of plugin code; a rate limit of the platform pauses the whole instance.
 
     Args:
         engine: What all activities share.

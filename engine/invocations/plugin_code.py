@@ -80,15 +80,7 @@ async def _awaited(loaded: LoadedPlugin, coroutine: Coroutine[Any, Any, Any]) ->
 
 @contextmanager
 def beside_plugin_code(loaded: LoadedPlugin, what: str) -> Iterator[None]:
-    """Log an error that nobody foresaw, and tell it: a second try would know nothing of it.
-
-    Args:
-        loaded: The plugin instance.
-        what: Name of the call for errors and logs.
-
-    Raises:
-        EngineError: Instead of any error that is neither one nor tells that the database is out.
-    """
+    """Log an unforeseen error and raise EngineError for it, which is not retried."""
     try:
         yield
     except (EngineError, ApplicationError):
@@ -98,7 +90,7 @@ def beside_plugin_code(loaded: LoadedPlugin, what: str) -> Iterator[None]:
             raise
         reason = _described(error, loaded.hidden)
         loaded.context.log.error("engine failed beside plugin code", call=what, reason=reason)
-        raise EngineError(f"The engine failed in {what}; its log tells more") from None
+        raise EngineError(f"The engine failed in {what}; see its log") from None
 
 
 def _failed(loaded: LoadedPlugin, what: str, reason: str) -> PluginCodeError:
@@ -119,15 +111,7 @@ def _described(error: BaseException, hidden: Iterable[str]) -> str:
 
 
 def redacted(error: EngineError, hidden: Iterable[str]) -> EngineError:
-    """Take a config's secrets out of an error's sentence.
-
-    Args:
-        error: The error.
-        hidden: The secrets' values.
-
-    Returns:
-        The same error.
-    """
+    """Take a config's secrets out of an error's sentence."""
     error.detail = redact(plain_text(getattr(error, "detail", error)), hidden)
     error.args = (error.detail,)
     return error

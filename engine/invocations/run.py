@@ -139,13 +139,13 @@ async def run(engine: Engine, call: Call[Result]) -> Result:
     async def end() -> Result:
         log.exception("call failed", call=call.id)
         kind = OutcomeUnknownError if call.policy.once else EngineError
-        return await call.fail(kind("The engine failed; its log tells more"))
+        return await call.fail(kind("The engine failed; see its log"))
 
     return await or_end(try_once(engine, call), end)
 
 
 async def or_end(work: Awaitable[Result], end: Callable[[], Awaitable[Result]]) -> Result:
-    """Do work; an error that nobody foresaw is given some tries, then its end is told.
+    """Do work; an unforeseen error is retried some times, then the call fails with it.
 
     Args:
         work: The work.
@@ -198,7 +198,7 @@ async def try_once(engine: Engine, call: Call[Result]) -> Result:
 
 
 def _as_known(call: Call[Any], error: EngineError) -> EngineError:
-    """What is told of a failure: of a try that was cut off it is not known what it did."""
+    """The failure as it is reported: what a try that was cut off did is not known."""
     if not call.begun_before or isinstance(error, OutcomeUnknownError | WorkerLostError):
         return error
     # Another try came to its end, and what it said of itself is what this one says too.

@@ -22,7 +22,7 @@ async def run_in_thread(function: Callable[[], Any], name: str) -> Any:
     """Run a function in a daemon thread of its own.
 
     A pool would do for calls that end. This one also serves those that never do: when the awaiting
-    task is cancelled the thread is left behind, told to end, and holds up neither other calls nor
+    task is cancelled the thread is abandoned and interrupted, and delays neither other calls nor
     the process' exit.
 
     Args:
@@ -35,8 +35,8 @@ async def run_in_thread(function: Callable[[], Any], name: str) -> Any:
     Raises:
         BaseException: Whatever the function raised.
     """
-    done = _told_elsewhere()
-    thread = _start(name, lambda: _tell(done, function))
+    done = _new_future()
+    thread = _start(name, lambda: _run_and_settle(done, function))
     try:
         return await done
     except asyncio.CancelledError:
@@ -45,23 +45,9 @@ async def run_in_thread(function: Callable[[], Any], name: str) -> Any:
 
 
 async def run_in_loop(function: Callable[[], Coroutine[Any, Any, Any]], name: str) -> Any:
-    """Run a coroutine function in an event loop of its own, in a daemon thread of its own.
-
-    What blocks it blocks nobody else. When the awaiting task is cancelled so is the coroutine; what
-    does not heed that within a second is left behind and told to end.
-
-    Args:
-        function: What to run.
-        name: The thread's name.
-
-    Returns:
-        What the coroutine returned.
-
-    Raises:
-        BaseException: Whatever the coroutine raised.
-    """
+    """Run a coroutine function in an event loop and a daemon thread of its own."""
     loop = asyncio.new_event_loop()
-    done = _told_elsewhere()
+    done = _new_future()
 
     async def work() -> None:
         try:
@@ -77,6 +63,7 @@ async def run_in_loop(function: Callable[[], Coroutine[Any, Any, Any]], name: st
         await asyncio.wait({done})
     except asyncio.CancelledError:
         _in_loop(loop, task.cancel)
+        # A coroutine that does not heed its cancellation is abandoned.
         try:
             await asyncio.wait({done}, timeout=LAST_SECONDS)
         finally:
@@ -89,7 +76,7 @@ async def run_in_loop(function: Callable[[], Coroutine[Any, Any, Any]], name: st
     return done.result()
 
 
-def _told_elsewhere() -> asyncio.Future[Any]:
+def _new_future() -> asyncio.Future[Any]:
     return asyncio.get_running_loop().create_future()
 
 
@@ -105,8 +92,8 @@ def _start(name: str, work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def _tell(done: asyncio.Future[Any], function: Callable[[], Any]) -> None:
-    """Run a function and tell the awaiting task what came of it."""
+def _run_and_settle(done: asyncio.Future[Any], function: Callable[[], Any]) -> None:
+    """Run a function, and settle the future with its result or error."""
     try:
         result = function()
     except _AbandonedError:
@@ -130,7 +117,7 @@ def _run_to_end(
             loop.run_until_complete(asyncio.wait(left, timeout=LAST_SECONDS))
         loop.run_until_complete(loop.shutdown_asyncgens())
     except BaseException as error:
-        # The task itself tells what it raised: this is a loop that was stopped.
+        # What the task raises it settles itself: this is a loop that was stopped.
         _settle(done, None, error)
     finally:
         loop.close()
@@ -139,8 +126,8 @@ def _run_to_end(
 def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
     if isinstance(error, StopIteration | GeneratorExit):
         # A future cannot hold the first, and the second would close the coroutines that await it.
-        told = RuntimeError(f"raised {type(error).__name__}: {error}")
-        error = told.with_traceback(error.__traceback__)
+        wrapped = RuntimeError(f"raised {type(error).__name__}: {error}")
+        error = wrapped.with_traceback(error.__traceback__)
 
     def settle() -> None:
         if done.done():

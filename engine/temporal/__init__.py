@@ -66,7 +66,7 @@ class Temporal:
     async def prepare(self) -> None:
         """Wait for the server, and prepare its namespace for the engine.
 
-        An embedded server's is told as well how long to keep what has ended.
+        For an embedded server it also sets how long ended workflows are kept.
 
         Raises:
             SettingsError: The server has no such namespace, or refuses.

@@ -18,7 +18,7 @@ from engine.temporal.rpc import (
     PAUSE_SECONDS,
     Rpc,
     is_cancelled,
-    told_plainly,
+    timeout_or_cancelled,
     unavailable,
 )
 
@@ -83,7 +83,7 @@ class Actions:
             async with asyncio.timeout((self._rpc.wait + 3 * self._rpc.call).total_seconds()):
                 while True:
                     try:
-                        with told_plainly():
+                        with timeout_or_cancelled():
                             await handle.result()
                         return True
                     except (builtins.TimeoutError, *OUT_OF_REACH):

@@ -1,4 +1,4 @@
-"""Work in the background: standalone activities that nobody waits for."""
+"""Standalone activities in the background, whose end nobody waits for."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from engine.messages import (
     ReceiveWebhook,
     deliver,
     delivery_activity_id,
-    hand_out_pending,
     instance_attributes,
     poll_processes,
     receive_webhook,
+    start_pending,
     watch_workflows,
     webhook_activity_id,
 )
@@ -216,14 +216,14 @@ class Background:
         return True
 
     async def send_pending(self) -> None:
-        """Have everything handed out that waits in the database, in the background.
+        """Start, in the background, everything that is pending in the database.
 
         Raises:
             UnavailableError: Temporal does not answer.
         """
         await self._rpc.ask(
             self._rpc.client.start_activity(
-                hand_out_pending,
+                start_pending,
                 id=f"hand-out/{uuid4()}",
                 task_queue=self._rpc.settings.task_queue,
                 start_to_close_timeout=timedelta(minutes=30),
@@ -247,10 +247,7 @@ class Background:
             yield execution.activity_id.rpartition("/")[2]
 
     async def _start_now(self, activity_id: str, start: Callable[[], Awaitable[bool]]) -> bool:
-        """Start an activity; one of this id that waits for its next try gives way to it.
-
-        Two of one id never run at once: the server refuses the second.
-        """
+        """Start an activity now; one of this id that waits for its next try is cancelled first."""
         longest = self._rpc.settings.delivery_timeout_seconds + self._rpc.wait.total_seconds()
         deadline = asyncio.get_running_loop().time() + longest
         handle, cancelled = self._rpc.client.get_activity_handle(activity_id), False

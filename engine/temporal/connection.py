@@ -53,10 +53,7 @@ async def connect(settings: Settings, *, lazy: bool = False) -> Client:
 
 
 class _BriefFailures(DefaultFailureConverter):
-    """Leaves the traceback out of failures that are no fault, such as a poll without news.
-
-    It would be formatted, sent and stored on every poll, and says nothing.
-    """
+    """Leaves the traceback out of failures that are no fault: a poll without news has many."""
 
     def to_failure(
         self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure

@@ -46,15 +46,7 @@ async def ensure_search_attributes(
 async def missing_search_attributes(
     client: Client, attributes: tuple[SearchAttributeKey[str], ...]
 ) -> list[str]:
-    """The engine's search attributes that the server does not know yet: nothing starts without.
-
-    Args:
-        client: A client.
-        attributes: The attributes.
-
-    Raises:
-        SettingsError: The server has no such namespace.
-    """
+    """The engine's search attributes that the server lacks; nothing starts without them."""
     try:
         known = await client.operator_service.list_search_attributes(
             ListSearchAttributesRequest(namespace=client.namespace)
@@ -70,12 +62,7 @@ async def missing_search_attributes(
 
 
 async def keep_closed_workflows(client: Client, days: int) -> None:
-    """Have the server keep workflows that have ended.
-
-    Args:
-        client: A client.
-        days: For how many days.
-    """
+    """Set for how many days the server keeps workflows that have ended."""
     retention = Duration()
     retention.FromTimedelta(timedelta(days=days))
     await client.workflow_service.update_namespace(

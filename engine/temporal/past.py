@@ -18,26 +18,13 @@ QUERY_TIMEOUT = timedelta(seconds=5)
 
 
 class Past:
-    """What was done, and how it ended.
-
-    Args:
-        rpc: How the server is reached.
-    """
+    """What was done, and how it ended."""
 
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
 
     async def result(self, community: str, name: str, process_id: str) -> ProcessRecord | None:
-        """The record with which a process' workflow has ended.
-
-        Args:
-            community: The community's name.
-            name: ``{plugin}.{slug}``.
-            process_id: The process.
-
-        Returns:
-            The completed record; None if there is no such workflow, or it did not end by itself.
-        """
+        """The record with which a process' workflow completed, if there is one."""
         handle = self._handle(process_workflow_id(community, name, process_id))
         try:
             if (await handle.describe()).status != WorkflowExecutionStatus.COMPLETED:
@@ -51,14 +38,7 @@ class Past:
             return None
 
     async def last_record(self, workflow_id: str) -> ProcessRecord | None:
-        """The record of a running process as its workflow knows it; a worker answers for it.
-
-        Args:
-            workflow_id: The workflow.
-
-        Returns:
-            The record; None if it has none yet, or nobody answers.
-        """
+        """The record of a running process as a worker answers it; None without one or an answer."""
         handle = self._handle(workflow_id)
         try:
             return await handle.query(GovernanceProcess.record, rpc_timeout=QUERY_TIMEOUT)
@@ -66,14 +46,7 @@ class Past:
             return None
 
     async def processes_since(self, moment: datetime) -> AsyncIterator[tuple[str, bool]]:
-        """The workflows of processes that run, or ended after a moment.
-
-        Args:
-            moment: The moment.
-
-        Yields:
-            Workflow id, and whether it runs.
-        """
+        """The workflow ids of processes that run, or ended after a moment, and whether they run."""
         running = "ExecutionStatus = 'Running'"
         ended = f"(ExecutionStatus = 'Completed' AND CloseTime >= '{_since(moment)}')"
         async for found in self._rpc.client.list_workflows(
@@ -83,15 +56,7 @@ class Past:
             yield found.id, found.status == WorkflowExecutionStatus.RUNNING
 
     async def activities_since(self, name: str, moment: datetime) -> AsyncIterator[str]:
-        """The standalone activities of a type that began after a moment.
-
-        Args:
-            name: ``perform_action``, ``receive_webhook`` or ``deliver``.
-            moment: The moment.
-
-        Yields:
-            The last part of each one's id.
-        """
+        """The last part of the ids of standalone activities of a type that began after a moment."""
         settings = self._rpc.settings
         ours = (settings.task_queue, settings.webhooks_task_queue, settings.deliveries_task_queue)
         async for found in self._rpc.client.list_activities(

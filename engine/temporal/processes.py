@@ -40,7 +40,7 @@ from engine.temporal.rpc import (
     Rpc,
     is_cancelled,
     slow_or_unavailable,
-    told_plainly,
+    timeout_or_cancelled,
     unavailable,
 )
 from engine.workflows.governance_process import GovernanceProcess
@@ -101,7 +101,7 @@ class Processes:
                 return await self._rpc.reach(start)
         except WorkflowUpdateFailedError:
             raise OutcomeUnknownError(
-                "The workflow of the process was ended before it told what its start left"
+                "The workflow of the process was ended before it returned what its start left"
             ) from None
         except (builtins.TimeoutError, RPCTimeoutOrCancelledError, *OUT_OF_REACH) as error:
             raise slow_or_unavailable(error) from error
@@ -207,7 +207,7 @@ class Processes:
             async with asyncio.timeout(seconds):
                 while True:
                     try:
-                        with told_plainly():
+                        with timeout_or_cancelled():
                             await handle.result()
                         return
                     except (builtins.TimeoutError, *OUT_OF_REACH) as error:
