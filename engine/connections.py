@@ -81,14 +81,9 @@ class _Shared(httpx.BaseTransport):
         return self._transport.handle_request(request)
 
 
+# httpx's own takes no network backend, and only there is the address known.
 class CheckedTransport(httpx.BaseTransport):
-    """A transport for ``httpx.Client``; a refused address raises OutboundRefusedError.
-
-    httpx's own one takes no network backend, and only there is the address known.
-
-    Args:
-        policy: Which addresses may be called.
-    """
+    """A transport for ``httpx.Client``; a refused address raises OutboundRefusedError."""
 
     def __init__(self, policy: OutboundPolicy) -> None:
         self._pool = httpcore.ConnectionPool(

@@ -245,7 +245,7 @@ class PluginPausedError(InvocationError):
 
 
 class PluginError(InvocationError):
-    """The platform failed the plugin: raised by plugins, told to drivers with its message.
+    """The platform failed the plugin: raised by plugins, reported to drivers with its message.
 
     Raise one of the subclasses where one fits; each has its own ``kind``.
     """
@@ -283,8 +283,8 @@ class RateLimitError(PluginError):
     def __init__(self, detail: str = "", retry_after_seconds: float | None = None) -> None:
         super().__init__(detail)
         wait = retry_after_seconds
-        told = isinstance(wait, int | float) and math.isfinite(wait)
-        self.retry_after_seconds = wait if told else None
+        finite = isinstance(wait, int | float) and math.isfinite(wait)
+        self.retry_after_seconds = wait if finite else None
 
 
 class NotFoundError(PluginError):
@@ -317,7 +317,7 @@ class PlatformUnreachableError(PlatformDownError):
 
 
 class RecordedError(InvocationError):
-    """An error as it was recorded with an invocation, told again.
+    """An error as it was recorded with an invocation, raised again.
 
     Args:
         recorded: What ``describe`` made of the first error.
@@ -356,7 +356,7 @@ def plain_text(value: object) -> str:
 
 
 def describe(error: EngineError) -> dict[str, Any]:
-    """Put an error into plain data, to be recorded and told again.
+    """Put an error into plain data, to be recorded and reported.
 
     Args:
         error: The error.

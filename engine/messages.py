@@ -33,7 +33,7 @@ CREATED = "created"
 PENDING = "pending"
 COMPLETED = "completed"
 
-# For workflows whose input was written before it told how long storing may take.
+# For workflows whose recorded input does not say how long storing may take.
 STORING_SECONDS = 90.0
 
 
@@ -218,7 +218,7 @@ class PollTogether:
 
 @dataclass(frozen=True)
 class ReadProcess:
-    """A look at a process' record, without calling plugin code."""
+    """Read a process' record, without calling plugin code."""
 
     process_id: str
 
@@ -328,7 +328,7 @@ async def route_webhooks(read: ReadProcess) -> None:
 
 @activity.defn(name="end_process")
 async def end_process(end: EndProcess) -> InvocationOutcome:
-    """End a process, and tell its driver why."""
+    """End a process, and notify its driver why."""
     raise AssertionError("signature only")
 
 
@@ -376,7 +376,7 @@ async def reconcile() -> None:
 
 @activity.defn(name="hand_out_pending")
 async def start_pending() -> None:
-    """Have webhooks handled and deliveries made that wait in the database."""
+    """Start an activity for each webhook and delivery that is pending in the database."""
     raise AssertionError("signature only")
 
 

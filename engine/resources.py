@@ -215,7 +215,7 @@ def webhook_path(community: str, instance: str, slug: Any) -> str:
 
 
 def capabilities_of(process: ProcessDeclaration) -> Capabilities:
-    """What a process' class defines, as its workflow is told.
+    """What a process' class defines, as its workflow needs it.
 
     Args:
         process: The declaration.

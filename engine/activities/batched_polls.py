@@ -161,7 +161,7 @@ async def poll_together(engine: Engine, community: str | None = None) -> int:
         community: Only this community's.
 
     Returns:
-        For how many classes and plugin instances nobody was at it yet.
+        For how many classes and plugin instances none ran yet.
     """
     async with engine.database.read() as session:
         found = await processes.unfinished_classes(session, community)

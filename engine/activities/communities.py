@@ -81,7 +81,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Applied:
-    """What is to follow from a change that was stored: deliveries, and news for Temporal."""
+    """What follows from a change that was stored: deliveries, and signals to Temporal."""
 
     items: Sequence[str] = ()
     records: Sequence[ProcessRecord] = ()
@@ -133,7 +133,7 @@ class CommunityActivities:
         else:
             applied = _Applied()
             if change.status == APPLIED:
-                # A first try was cut off after its commit: what it was to hand out is found.
+                # A first try was cut off after its commit: reconciliation does what it left.
                 await self._engine.schedules.start_reconciliation()
         if change.status != REFUSED:
             await self._follow_up(change.community, applied)
@@ -405,7 +405,7 @@ class CommunityActivities:
             mark = await session.get_one(CommunityChange, change.id, with_for_update=True)
             if mark.status not in (ACCEPTED, APPLYING):
                 return
-            # Whatever `initialize` fails of, it is the plugin's failure to be told: 502. Only
+            # Whatever `initialize` fails of is reported as the plugin's failure: 502. Only
             # credentials that do not work are the request's own fault.
             told = describe(error) | ({"status": 502} if error.status == 500 else {})
             told |= {"status": 400} if isinstance(error, AuthenticationError) else {}
@@ -441,7 +441,7 @@ def _no_community(name: str) -> ResourceNotFoundError:
 
 
 def _platform_id(entry: _Entry) -> dict[str, Any]:
-    """The columns that tell of the platform's own id of the community."""
+    """The columns for the platform's own id of the community."""
     declaration = Registry.plugins.get(entry.plugin)
     if declaration is None:
         return {}
@@ -451,7 +451,7 @@ def _platform_id(entry: _Entry) -> dict[str, Any]:
 
 
 async def _begun(session: AsyncSession, change: CommunityChange) -> CommunityChange:
-    """Give the change's row, unless another try has ended it: then nothing of this one stands."""
+    """Lock the change's row; OutcomeUnknownError if another try has ended it."""
     mark = await session.get_one(CommunityChange, change.id, with_for_update=True)
     if mark.status != APPLYING:
         raise OutcomeUnknownError("The change was given up meanwhile")
@@ -472,14 +472,7 @@ async def _call_on_disable(loaded: LoadedPlugin) -> None:
 
 
 async def withdraw_abandoned_changes(engine: Engine) -> int:
-    """Refuse changes whose request died before it handed them over, and forget their configs.
-
-    Args:
-        engine: What all activities share.
-
-    Returns:
-        How many there were.
-    """
+    """Refuse changes whose request died before Temporal had them; gives how many."""
     async with engine.database.write() as session:
         abandoned = await communities.changes_before(session, utc_now() - ABANDONED_AFTER)
         for change in abandoned:

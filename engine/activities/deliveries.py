@@ -113,13 +113,13 @@ class DeliveryActivities:
                 await endpoints.disable_address(session, item.url)
 
         await self._engine.database.persist(note)
-        told = {"delivery": item.id, "community": item.community, "status": status}
+        facts = {"delivery": item.id, "community": item.community, "status": status}
         if error is None:
-            log.info("delivered", **told)
+            log.info("delivered", **facts)
         elif over:
-            log.error("delivery failed for good", error=error, **told)
+            log.error("delivery failed for good", error=error, **facts)
         else:
-            log.warning("delivery failed", error=error, **told)
+            log.warning("delivery failed", error=error, **facts)
 
     def _after(self, waited: timedelta) -> timedelta:
         """When to try again: after as long as it waited so far, so that the pauses double."""

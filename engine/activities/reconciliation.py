@@ -30,7 +30,7 @@ from engine.store.database import utc_now
 
 log = structlog.get_logger()
 
-# How far back workflows are looked for that were ended: longer than a worker is ever away for.
+# How far back ended workflows are searched for: longer than a worker is ever away for.
 WATCHED = timedelta(minutes=30)
 PAGE = 1000
 AT_ONCE = 20
@@ -63,7 +63,7 @@ class ReconciliationActivities:
 
     @activity.defn(name="watch_workflows")
     async def watch_workflows(self) -> None:
-        """End processes whose workflow was cancelled or terminated; fails, to look again soon."""
+        """End processes whose workflow was cancelled or terminated; fails, to be retried."""
         await with_heartbeat(self._watch_workflows())
 
     async def _watch_workflows(self) -> None:
@@ -192,38 +192,38 @@ class ReconciliationActivities:
             return await processes.get_process(session, process_id)
 
     async def _webhooks(self) -> int:
-        """Have stored webhooks handled that nobody is at."""
+        """Start an activity for each stored webhook that has none."""
         background = self._engine.temporal.background
 
-        async def hand_over(webhook: webhooks.Unhandled) -> bool:
+        async def start(webhook: webhooks.Unhandled) -> bool:
             _, webhook_id, community, plugin, instance = webhook
             return await background.receive_webhook(community, plugin, instance, webhook_id)
 
-        return await self._hand_over(webhooks.unhandled, "receive_webhook", hand_over)
+        return await self._start_missing(webhooks.unhandled, "receive_webhook", start)
 
     async def _deliveries(self) -> int:
-        """Have pending items delivered that nobody is at."""
+        """Start an activity for each pending delivery that has none."""
         background = self._engine.temporal.background
 
-        async def hand_over(item: outbox.Waiting) -> bool:
+        async def start(item: outbox.Waiting) -> bool:
             _, item_id, community = item
             return await background.deliver(community, item_id)
 
-        return await self._hand_over(outbox.pending_items, "deliver", hand_over)
+        return await self._start_missing(outbox.pending_items, "deliver", start)
 
-    async def _hand_over(
-        self, read: ReadPage[Row], activity_type: str, hand_over: Callable[[Row], Awaitable[bool]]
+    async def _start_missing(
+        self, read: ReadPage[Row], activity_type: str, start: Callable[[Row], Awaitable[bool]]
     ) -> int:
-        """Hand over what waits, whose second column is its id, unless an activity is at it."""
+        """Start an activity for each row, whose second column is its id, unless one runs."""
         running: set[str] | None = None
-        handed_over = 0
+        started = 0
         async for page in self._pages(read):
             if running is None:
                 listed = self._engine.temporal.background.running(activity_type)
                 running = {id_ async for id_ in listed}
-            nobodys = [row for row in page if row[1] not in running]
-            handed_over += await _start_each(nobodys, hand_over)
-        return handed_over
+            missing = [row for row in page if row[1] not in running]
+            started += await _start_each(missing, start)
+        return started
 
     async def _pages(self, read: ReadPage[Row]) -> AsyncIterator[Sequence[Row]]:
         """Read page after page; none is held, and no session is open, while one is worked on."""
@@ -243,14 +243,14 @@ class ReconciliationActivities:
         keys = now - timedelta(hours=settings.idempotency_hours)
         done = now - timedelta(days=settings.invocation_retention_days)
         handled = now - timedelta(days=settings.webhook_retention_days)
-        told = now - timedelta(days=settings.delivery_retention_days)
+        delivered = now - timedelta(days=settings.delivery_retention_days)
         async with self._engine.database.write() as session:
             await invocations.forget_before(session, done)
             await accepted.forget_keys_before(session, keys)
             await communities.forget_changes_before(session, done)
             await lost_calls.forget_before(session, now - 2 * lost_calls.REMEMBERED)
         await self._repeat(lambda session: webhooks.forget_webhooks_before(session, handled))
-        await self._repeat(lambda session: outbox.forget_items_before(session, told))
+        await self._repeat(lambda session: outbox.forget_items_before(session, delivered))
 
     async def _repeat(self, forget: Callable[[AsyncSession], Awaitable[int]]) -> None:
         while True:

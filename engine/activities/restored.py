@@ -46,7 +46,7 @@ async def notice_restored(engine: Engine, *, at_once: bool) -> None:
 
     Args:
         engine: What is open; neither Temporal nor the database need answer.
-        at_once: Whether nothing was told since the restoring, if there was one.
+        at_once: Whether nothing was delivered since the restoring, if there was one.
     """
     remembered = Remembered.decode(await engine.schedules.noted())
     try:
@@ -59,11 +59,7 @@ async def notice_restored(engine: Engine, *, at_once: bool) -> None:
 
 
 async def remember_how_far(engine: Engine) -> None:
-    """Count a start, or an hour, and remember it outside of the database.
-
-    Args:
-        engine: What all activities share.
-    """
+    """Count a start, or an hour, and remember it outside of the database."""
     async with engine.database.write() as session:
         await epochs.beat(session)
         now = await outside.how_far(session)
@@ -112,18 +108,7 @@ async def count_unknown(engine: Engine, epoch: DatabaseEpoch) -> dict[str, int]:
 
 
 async def complete_from_result(engine: Engine, row: GovernanceProcess) -> bool:
-    """Complete a process as its workflow has ended, if it has, and tell of it under the same id.
-
-    A workflow ends after its row: a row that is behind its workflow shows that the database is an
-    older one, if that is not known yet.
-
-    Args:
-        engine: What all activities share.
-        row: The process, not completed when it was read.
-
-    Returns:
-        True if it was completed.
-    """
+    """Complete a process whose workflow completed, and notify its driver under the same id."""
     record = await engine.temporal.past.result(row.community, row.name, row.id)
     if record is None:
         return False
@@ -132,6 +117,7 @@ async def complete_from_result(engine: Engine, row: GovernanceProcess) -> bool:
         stored = await processes.lock_process(session, row.id)
         if stored is None or stored.status == COMPLETED:
             return None
+        # A workflow ends after its row: a row that is behind it is an older database's.
         present = await epochs.lock_present_epoch(session)
         if not present.found_by or present.put_right is not None:
             await restoring.begin_epoch(

@@ -1,6 +1,6 @@
 """Routing: the processes that a webhook concerns are signalled, in order of acceptance.
 
-Whoever is about to signal a webhook first signals those accepted before it, where nobody has yet.
+Before a webhook is signalled, those accepted before it are, where they are not yet.
 So an earlier one reaches a process earlier, whichever worker has it and however long its receiver
 takes. A webhook that is signalled twice is handled once, by its mark.
 """
@@ -39,7 +39,7 @@ MOST_SIGNALS_AT_ONCE = 20
 # So far back webhooks may be that were signalled to a workflow and not handled when it was lost.
 LOST_WITH_WORKFLOW = timedelta(days=1)
 
-# After so long without an end whoever asked for keys is not there any more, or hangs.
+# A call for keys that has not ended by then hangs, or died with its worker.
 ASKING = timedelta(seconds=20)
 ASK_AGAIN_SECONDS = 0.3
 
@@ -63,12 +63,7 @@ def turn(instance_id: str) -> asyncio.Lock:
 
 
 async def route_accepted(engine: Engine, process_id: str) -> None:
-    """Signal a process of all webhooks that its plugin instance has accepted by now.
-
-    Args:
-        engine: What all share.
-        process_id: The process.
-    """
+    """Signal a process of all webhooks that its plugin instance has accepted by now."""
     async with engine.database.read() as session:
         process = await processes.get_process(session, process_id)
         if process is None:
@@ -79,17 +74,7 @@ async def route_accepted(engine: Engine, process_id: str) -> None:
 
 
 async def route_up_to(engine: Engine, instance_id: str, last: int, but: str | None = None) -> bool:
-    """Route the webhooks of a plugin instance that are not routed yet, up to one.
-
-    Args:
-        engine: What all share.
-        instance_id: The instance.
-        last: The number of the last one.
-        but: The id of the last one, if it is not to be routed here.
-
-    Returns:
-        Whether that last one is still to be routed.
-    """
+    """Route an instance's webhooks up to one; whether that one, if it is ``but``, still waits."""
     while True:
         async with engine.database.read() as session:
             waiting = await webhooks.not_routed(session, instance_id, last)
@@ -102,12 +87,7 @@ async def route_up_to(engine: Engine, instance_id: str, last: int, but: str | No
 
 
 async def route_again(engine: Engine, process: GovernanceProcess) -> None:
-    """Note that a lost workflow took signals with it, so that they are given once more.
-
-    Args:
-        engine: What all share.
-        process: The process whose workflow was lost; what it has handled is known by its marks.
-    """
+    """Have the signals repeated that a lost workflow took with it."""
     since = max(process.created_at, utc_now() - LOST_WITH_WORKFLOW)
     await webhooks.forget_routed(engine.database, process.instance_id, since)
 
@@ -131,7 +111,7 @@ async def _route_alone(engine: Engine, row: ReceivedWebhook) -> None:
         if row.keys_asked_at is not None:
             if utc_now() - row.keys_asked_at < ASKING:
                 raise again_in("another one asks for its keys", ASK_AGAIN_SECONDS)
-            # Whoever asked has not come to its end: perhaps it died of that.
+            # That call has not ended: perhaps its worker died of it.
             loaded.isolated = True
         await webhooks.mark_keys_asked(engine.database, row.id)
     await route(engine, row, loaded)
@@ -201,7 +181,7 @@ async def _start_lost(engine: Engine, declaration: PluginDeclaration, process_id
 
 
 async def _keys(engine: Engine, loaded: LoadedPlugin, row: ReceivedWebhook) -> list[str] | None:
-    """The correlation keys that a plugin reads in a webhook; None: it may concern any."""
+    """The correlation keys that a plugin reads in a webhook; None: it may concern any process."""
     reader = getattr(loaded.plugin, "webhook_key", None)
     if reader is None:
         return None

@@ -107,7 +107,7 @@ class WebhookActivities:
 
     @asynccontextmanager
     async def _slot(self, instance_id: str) -> AsyncIterator[None]:
-        """Handle so many webhooks of an instance at once: one that hangs holds up its own only."""
+        """Limit how many webhooks of an instance are handled at once: one cannot block others."""
         slots = self._slots.get(instance_id)
         if slots is None:
             most = self._engine.settings.max_concurrent_webhook_handlers_per_instance
@@ -137,8 +137,8 @@ class WebhookActivities:
             concerned = await self._route(call.plugin, row)
             delay = RECEIVER.next_try(failure, row.tries + 1) if failure is not None else None
             last = delay is None
-            told = describe(failure) if failure is not None else None
-            await self._finish(row, _status_after(failure, last=last), told)
+            error = describe(failure) if failure is not None else None
+            await self._finish(row, _status_after(failure, last=last), error)
         if failure is None:
             log.info(
                 "webhook handled",

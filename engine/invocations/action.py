@@ -150,15 +150,15 @@ class ActionCall(Call[None]):
 
     async def fail(self, error: EngineError) -> None:
         """Record the failure with the invocation, and end the activity."""
-        told = error
+        reported = error
         if self.begun_now and isinstance(error, WorkerLostError):
             # This very call may have had its effect, whatever became of those before it.
-            told = OutcomeUnknownError(
+            reported = OutcomeUnknownError(
                 "The action took its process down; whether it had an effect is not known"
             )
-        await self.engine.database.persist(lambda session: self._record(session, told))
-        log.warning("action failed", invocation=self.id, kind=told.kind, detail=told.detail)
-        raise give_up(told) from None
+        await self.engine.database.persist(lambda session: self._record(session, reported))
+        log.warning("action failed", invocation=self.id, kind=reported.kind, detail=reported.detail)
+        raise give_up(reported) from None
 
     async def _record(self, session: AsyncSession, error: EngineError) -> None:
         if error.status == UnavailableError.status:

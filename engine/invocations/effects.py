@@ -34,11 +34,7 @@ class FollowUp:
 
     @classmethod
     def of(cls, mark: Invocation) -> FollowUp:
-        """Read what a call left.
-
-        Args:
-            mark: The mark of the call.
-        """
+        """Read what a call left."""
         return cls(items=(mark.result or {}).get("items", []))
 
     def as_result(self) -> dict[str, Any]:
@@ -54,14 +50,7 @@ class SetState:
     changes: StateChanges
 
     async def store(self, session: AsyncSession) -> None:
-        """Store it.
-
-        Args:
-            session: A session in the transaction that marks the call as done.
-
-        Raises:
-            StateConflictError: Another call changed what this one relied on.
-        """
+        """Store it; StateConflictError if another call changed what this one relied on."""
         changes = self.changes
         await communities.store_state(
             session, self.instance_id, changes.values, changes.increments, changes.expected
@@ -91,11 +80,7 @@ class SendEvent:
     url: str | None
 
     async def store(self, session: AsyncSession) -> None:
-        """Store it.
-
-        Args:
-            session: A session in the transaction that marks the call as done.
-        """
+        """Store it."""
         await outbox.append(
             session,
             community=self.community,

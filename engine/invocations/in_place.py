@@ -161,7 +161,7 @@ def _object_of(batch: _Batch, known: _Known) -> LoadedProcess:
 
 
 def _is_unchanged(loaded: LoadedProcess) -> bool:
-    """Whether a call left its process as it was, told without making a snapshot of it."""
+    """Whether a call left its process unchanged, without the cost of a snapshot."""
     process, row = loaded.process, loaded.row
     return (
         process.status == row.status

@@ -159,14 +159,7 @@ def build_plugin(
 
 
 def modules_of(declaration: PluginDeclaration) -> Callable[[str], bool]:
-    """Which modules' classes a plugin's state may hold.
-
-    Args:
-        declaration: The plugin.
-
-    Returns:
-        A function that is true for the modules of the plugin's own package.
-    """
+    """The function that says which modules' classes a plugin's state may hold."""
     module = declaration.cls.__module__
     around = module.rpartition(".")[0]
     # A module of its own in a folder of plugins shares no package with its neighbours.

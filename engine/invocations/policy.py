@@ -31,8 +31,8 @@ class Policy:
 
     Attributes:
         once: Whether it is made once only: what became of a try that was cut off is not known.
-        paced: Whether it waits for its turn in the platform's rate; what tells of something that
-            has happened already does not.
+        paced: Whether it waits for its turn in the platform's rate; reports of what has happened
+            do not.
         most_tries: How many tries it is given.
         repeats: Failures after which it is tried again, beside those that prove it safe.
         waits_out: Failures that are waited out, however many tries that takes.
@@ -51,15 +51,7 @@ class Policy:
     pause: float = 0.0
 
     def next_try(self, error: EngineError, tries: int) -> float | None:
-        """When a call that failed is tried again.
-
-        Args:
-            error: Why it failed.
-            tries: How many tries there were.
-
-        Returns:
-            Seconds from now, 0 for the usual pace; None: not at all.
-        """
+        """Seconds until a failed call is retried, 0 for the usual pace; None: it is not."""
         if isinstance(error, WorkerLostError):
             return None
         asked = getattr(error, "retry_after_seconds", None) or self.pause

@@ -158,7 +158,7 @@ class ChangeProcess:
         """
         snapshot = self.snapshot
         completes = snapshot.status == COMPLETED
-        tells = completes or (not self.starts and snapshot.outcome != row.outcome)
+        is_reported = completes or (not self.starts and snapshot.outcome != row.outcome)
         if row.correlation_key is not None and snapshot.correlation_key is None:
             # Signals by its old key may still wait in its workflow: it goes on by signals.
             row.webhooks_signalled += 1
@@ -174,7 +174,7 @@ class ChangeProcess:
             row.complete()
         else:
             row.status = "pending"
-        return await append_record(session, row) if tells else []
+        return await append_record(session, row) if is_reported else []
 
 
 def again_at(snapshot: ProcessSnapshot) -> datetime | None:

@@ -83,5 +83,5 @@ class ReceiverCall(Call[EngineError | None]):
         return None
 
     async def fail(self, error: EngineError) -> EngineError:
-        """Give the failure, for whoever handles the webhook."""
+        """Return the failure, for the activity that handles the webhook."""
         return error

@@ -84,14 +84,14 @@ async def find_place(engine: Engine, cursor: str | None) -> Place:
     return Place(began.epoch, min(sequence, began.restored_to))
 
 
-async def _begin_epoch(engine: Engine, present: DatabaseEpoch, told: int) -> DatabaseEpoch:
+async def _begin_epoch(engine: Engine, present: DatabaseEpoch, latest_read: int) -> DatabaseEpoch:
     """This database gave the cursor and does not know it any more: it is an older one."""
     async with engine.database.write() as session:
         now = await epochs.lock_present_epoch(session)
         if now.epoch != present.epoch:
             return now
         began = await restoring.begin_epoch(
-            session, now, found_by=restoring.CURSOR, told=told, at_once=False
+            session, now, found_by=restoring.CURSOR, latest_read=latest_read, at_once=False
         )
     log.warning(
         "a driver has read further than the database goes: it was restored from a backup",

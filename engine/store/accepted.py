@@ -84,7 +84,7 @@ async def accept_once(
             raise
         raise OutcomeUnknownError(
             "The database went away while the request was stored, so it may be done. "
-            "The same request with the same Idempotency-Key tells what came of it"
+            "Send the same request with the same Idempotency-Key to learn its outcome"
         ) from None
 
 
@@ -191,31 +191,18 @@ class BeginMark:
         this = columns.id == bindparam("row")
         # Built once: to build a statement takes longer than to run it.
         self._begin = update(self._table).where(this, accepted).values(begin)
-        self._tells_when = any(value is NOW for value in begin.values())
+        self._is_timed = any(value is NOW for value in begin.values())
         self._set_back = update(self._table).where(this, begun).values(set_back)
 
     async def begin(self, database: Database, row: AcceptedRow) -> bool:
-        """Note that plugin code may run for a row from now on, unless it may have before.
-
-        Args:
-            database: The database.
-            row: The row.
-
-        Returns:
-            True if no plugin code was called for it, and nobody else will call any.
-        """
+        """Note that plugin code may run for a row from now on; False if it may have before."""
         if row.created_at <= database.marks_kept_since:
             return False
-        parameters: dict[str, Any] = {"now": utc_now()} if self._tells_when else {}
+        parameters: dict[str, Any] = {"now": utc_now()} if self._is_timed else {}
         return await database.mark(self._begin, row=row.id, **parameters) > 0
 
     async def set_back(self, database: Database, row_id: str) -> None:
-        """Note that the plugin code that was called for a row proved to have done nothing.
-
-        Args:
-            database: The database.
-            row_id: The row's id.
-        """
+        """Note that the plugin code that was called for a row proved to have done nothing."""
         await database.persist(lambda session: session.exec(self._set_back, params={"row": row_id}))
 
     async def withdraw(

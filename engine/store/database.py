@@ -99,16 +99,7 @@ def insert_if(
     condition: ColumnElement[bool],
     computed: Mapping[str, ColumnElement[Any]] | None = None,
 ) -> Insert:
-    """Make the statement that stores a row if a condition holds at that moment.
-
-    Args:
-        row: The new row.
-        condition: The condition.
-        computed: Values of columns that the database computes at that moment.
-
-    Returns:
-        The statement; it changes one row, or none.
-    """
+    """Make the statement that stores a row if a condition holds at that moment."""
     table = inspect(type(row)).local_table
     values: dict[str, ColumnElement[Any]] = {
         column.key: literal(getattr(row, column.key), column.type) for column in table.c
@@ -119,10 +110,7 @@ def insert_if(
 
 
 class _Turn(asyncio.Lock):
-    """A lock that is waited for no longer than for the database itself.
-
-    Without that, each of many waiting writers would meet a locked database for its full time-out.
-    """
+    """A lock with a time-out, so that many writers do not each wait for a locked database."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -251,7 +239,7 @@ class Database:
         return await self._through_outage(transaction)
 
     async def recall(self, query: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
-        """Read what must be told, again from the beginning while the database is out.
+        """Read from the beginning, again and again while the database is out.
 
         Args:
             query: Reads; it may be called several times.

@@ -100,12 +100,5 @@ async def beat(session: AsyncSession) -> None:
 
 
 def next_epoch(*before: int) -> int:
-    """The number of the epoch that begins now.
-
-    Args:
-        before: Epochs that are known to have begun.
-
-    Returns:
-        The present moment in milliseconds, or more if one of them is not over by the clock.
-    """
+    """The next epoch's number: now in milliseconds, or more if an earlier one is not over by it."""
     return max(time.time_ns() // 1_000_000, *(epoch + 1 for epoch in before))

@@ -148,7 +148,7 @@ async def withdraw(
         database: The database.
         session: A session in a transaction.
         invocation_id: The invocation.
-        error: What is told of it.
+        error: The error that is reported.
         begun: Whether the caller has begun it, and knows that nothing was done.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The outbox: what drivers are told, one ordered sequence per community."""
+"""The outbox: what is delivered to drivers, one ordered sequence per community."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class OutboxSequence(SQLModel, table=True):
 
 
 class OutboxItem(SQLModel, table=True):
-    """Something that a community's driver is told, and how the telling went.
+    """Something for a community's driver, and the state of its delivery.
 
     ``position`` counts within the community. ``sequence`` counts over all of them; a reader gives
     it to items that have none yet, so that no later item can come before one that was read.
@@ -98,11 +98,7 @@ class OutboxItem(SQLModel, table=True):
         self.queued_at = utc_now()
 
     def finish(self, status: str) -> None:
-        """End the telling.
-
-        Args:
-            status: ``delivered`` or ``failed``.
-        """
+        """End the delivery as ``delivered`` or ``failed``."""
         self.status = status
         self.finished_at = utc_now()
 
@@ -119,10 +115,10 @@ async def append(
     """Add an item at the end of a community's sequence.
 
     Args:
-        session: A session in the transaction that makes what is told.
+        session: A session in the transaction that makes its content.
         community: The community's name.
         kind: ``event`` or ``process``.
-        body: What is told, JSON data.
+        body: Its content, JSON data.
         url: Where it is sent; None: it is recorded only.
         item_id: Its id; default: a new one.
 

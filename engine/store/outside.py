@@ -25,7 +25,7 @@ class Remembered:
         database: Its first epoch, by which it is known.
         epoch: Its present epoch.
         beats: What it had counted.
-        told: The highest position in the sequence over all communities.
+        told: The highest position that was given; named as in ``told.json`` and in Temporal.
     """
 
     database: int
@@ -54,15 +54,7 @@ class Remembered:
             return None
 
     def is_ahead_of(self, known: Sequence[DatabaseEpoch], latest: int) -> bool:
-        """Whether the database that was remembered has gone on after the one that is there.
-
-        Args:
-            known: The epochs of the database that is there.
-            latest: Its highest position.
-
-        Returns:
-            True if the one that is there is an older one.
-        """
+        """Whether the database that was remembered has gone on after the one that is there."""
         present = known[-1]
         if self.database != known[0].epoch:
             # One that never ran, where another one did: empty, or older than epochs are.
@@ -104,7 +96,7 @@ def remember(data_dir: Path, now: Remembered) -> None:
         draft.write_text(now.encode())
         draft.replace(path)
     except OSError as error:
-        log.warning("how far drivers were told cannot be written", file=str(path), error=str(error))
+        log.warning("highest position not remembered", file=str(path), error=str(error))
 
 
 def recall(data_dir: Path) -> Remembered | None:

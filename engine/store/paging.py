@@ -55,17 +55,7 @@ async def newest_first(
 
 
 def later_than(moment: Any, row_id: Any, at: datetime, last_id: str) -> ColumnElement[bool]:
-    """The condition for what comes after a row, when the oldest are read first.
-
-    Args:
-        moment: The column that rows are ordered by, a datetime.
-        row_id: Their id, which orders rows of one moment.
-        at: The row's moment.
-        last_id: Its id.
-
-    Returns:
-        The condition.
-    """
+    """The condition for what comes after a row, when the oldest are read first."""
     return or_(moment > at, and_(moment == at, row_id > last_id))
 
 

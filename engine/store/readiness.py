@@ -27,7 +27,7 @@ from engine.store.sqlite_file import problem_of, words_for
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 5
+CHECK_SECONDS = 5
 PAUSE_SECONDS = 0.5
 # The driver's own come from where a connection is made ready.
 ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
@@ -60,7 +60,7 @@ class DatabaseUnfitError(EngineError):
 
 
 async def bring_forward(settings: Settings, *, may_be_new: bool = True) -> str:
-    """Bring the database to the newest schema, having looked whether it is fit for that.
+    """Bring the database to the newest schema, after checking that it is fit for that.
 
     Args:
         settings: The settings.
@@ -78,13 +78,13 @@ async def bring_forward(settings: Settings, *, may_be_new: bool = True) -> str:
     try:
         present = None
         if _is_there(url):
-            await _look_at_file(url, thorough=True)
+            await _check_file(url, thorough=True)
             present = await schema.current_revision(database)
             _check_known(present)
         if present is None and not (may_be_new and recall(settings.data_dir) is None):
             raise DatabaseUnfitError(_nothing_there(settings, may_be_new=may_be_new))
         revision = await schema.migrate(database)
-        await _look(url, settings.database_timeout_seconds)
+        await _check(url, settings.database_timeout_seconds)
     except DatabaseUnfitError as error:
         raise _named(url, error) from None
     except ERRORS as error:
@@ -105,7 +105,7 @@ def _nothing_there(settings: Settings, *, may_be_new: bool) -> str:
 
 
 async def open_keys(settings: Settings) -> SecretBox:
-    """Look whether the database is fit, and open the keys.
+    """Check that the database is fit, and open the keys.
 
     A key is made only where nothing is encrypted yet. A database that does not answer is waited
     for, as long as it may be out.
@@ -125,7 +125,7 @@ async def open_keys(settings: Settings) -> SecretBox:
     waiting = False
     while True:
         try:
-            _check_keys(settings, secrets, await _look(url, settings.database_timeout_seconds))
+            _check_keys(settings, secrets, await _check(url, settings.database_timeout_seconds))
             return secrets or make_secret_box(settings)
         except DatabaseUnfitError as error:
             raise _named(url, error) from None
@@ -139,7 +139,7 @@ async def open_keys(settings: Settings) -> SecretBox:
 
 
 class Readiness:
-    """Looks whether the database can be worked with, once for all who ask at the same moment.
+    """Checks whether the database can be used, once for all requests of the same moment.
 
     Args:
         settings: The settings.
@@ -149,7 +149,7 @@ class Readiness:
     def __init__(self, settings: Settings, secrets: SecretBox) -> None:
         self._settings = settings
         self._secrets = secrets
-        self._looking: asyncio.Task[str | None] | None = None
+        self._checking: asyncio.Task[str | None] | None = None
 
     async def problem(self) -> str | None:
         """What keeps the engine from working with the database.
@@ -157,14 +157,14 @@ class Readiness:
         Returns:
             The words; None if nothing does.
         """
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
-        return await asyncio.shield(self._looking)
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check())
+        return await asyncio.shield(self._checking)
 
-    async def _look(self) -> str | None:
+    async def _check(self) -> str | None:
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                found = await _look(database_url(self._settings), LOOK_SECONDS - 1)
+            async with asyncio.timeout(CHECK_SECONDS):
+                found = await _check(database_url(self._settings), CHECK_SECONDS - 1)
             _check_keys(self._settings, self._secrets, found)
         except DatabaseUnfitError as error:
             return error.detail
@@ -173,14 +173,11 @@ class Readiness:
         return None
 
 
-async def _look(url: URL, patience: float) -> Sequence[str]:
-    """Look at the database through a connection of its own, which remembers nothing from before.
-
-    Gives some of the texts that it holds encrypted.
-    """
+async def _check(url: URL, patience: float) -> Sequence[str]:
+    """Check the database through a new connection; gives some of its encrypted texts."""
     if not _is_there(url):
         raise DatabaseUnfitError(f"it is not there; {MIGRATE}, or {RESTORE}")
-    await _look_at_file(url)
+    await _check_file(url)
     sqlite = url.get_backend_name() == "sqlite"
     engine = create_async_engine(
         url,
@@ -264,7 +261,7 @@ def _path(url: URL) -> Path:
     return Path(str(url.database)).absolute()
 
 
-async def _look_at_file(url: URL, *, thorough: bool = False) -> None:
+async def _check_file(url: URL, *, thorough: bool = False) -> None:
     if url.get_backend_name() != "sqlite":
         return
     problem = await asyncio.to_thread(problem_of, _path(url), RESTORE, thorough=thorough)

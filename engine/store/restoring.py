@@ -23,7 +23,7 @@ from engine.store.webhooks import ReceivedWebhook
 
 log = structlog.get_logger()
 
-# More than is ever told between two backups: no position of that time is given again.
+# More than is ever delivered between two backups: no position of that time is given again.
 GAP = 1_000_000
 
 COMMAND = "command"
@@ -46,7 +46,7 @@ async def begin_epoch(
     *,
     found_by: str,
     at_once: bool,
-    told: int = 0,
+    latest_read: int = 0,
     remembered: Sequence[Remembered] = (),
 ) -> DatabaseEpoch:
     """Begin a new epoch: all positions go on above what drivers can have seen.
@@ -55,9 +55,9 @@ async def begin_epoch(
         session: A session in a transaction that holds the lock of the present epoch.
         present: The epoch that ends.
         found_by: How the restoring was found.
-        at_once: Whether nothing was told since the restoring. Else nobody knows how far the backup
-            reached, and readers of the epoch that ends begin at its beginning.
-        told: The highest number that a driver is known to have read.
+        at_once: Whether nothing was delivered since the restoring. Else it is not known how far the
+            backup reached, and readers of the epoch that ends begin at its beginning.
+        latest_read: The highest number that a driver is known to have read.
         remembered: What is known of the database from outside of it.
 
     Returns:
@@ -70,7 +70,7 @@ async def begin_epoch(
     began = DatabaseEpoch(
         epoch=epochs.next_epoch(present.epoch, *(one.epoch for one in remembered)),
         restored_to=await outbox.latest_sequence(session) if at_once else present.continues_after,
-        continues_after=max(highest, told, *(one.told for one in remembered)) + GAP,
+        continues_after=max(highest, latest_read, *(one.told for one in remembered)) + GAP,
         found_by=found_by,
         backup_at=await _last_moment(session) if at_once else None,
     )
@@ -90,7 +90,7 @@ async def notice(
         database: The database.
         data_dir: The data folder.
         temporal: What Temporal remembers, if it answers and does.
-        at_once: Whether nothing was told since the restoring, if there was one.
+        at_once: Whether nothing was delivered since the restoring, if there was one.
 
     Returns:
         The epoch that has begun, if it is.
@@ -132,7 +132,7 @@ async def mark(
         database: The database.
         data_dir: The data folder.
         again: Whether that is so although the database is known to have been restored.
-        at_once: Whether nothing was told since the restoring.
+        at_once: Whether nothing was delivered since the restoring.
 
     Returns:
         The epoch that has begun; None if that was done before.

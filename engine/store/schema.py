@@ -72,14 +72,7 @@ def known_revisions() -> tuple[str, ...]:
 
 
 def revision_of(connection: Connection) -> str | None:
-    """The revision that a database has.
-
-    Args:
-        connection: A connection to it.
-
-    Returns:
-        The revision; None for an empty database.
-    """
+    """The revision that a database has; None for an empty one."""
     # Alembic would log two lines each time.
     if not inspect(connection).has_table("alembic_version"):
         return None
@@ -90,27 +83,13 @@ def revision_of(connection: Connection) -> str | None:
 
 
 async def current_revision(database: Database) -> str | None:
-    """The revision that a database has.
-
-    Args:
-        database: The database.
-
-    Returns:
-        The revision; None for an empty database.
-    """
+    """The revision that a database has; None for an empty one."""
     async with database.engine.connect() as connection:
         return await connection.run_sync(revision_of)
 
 
 async def differences(database: Database) -> list[object]:
-    """What of the tables is not as the code has it.
-
-    Args:
-        database: A migrated database.
-
-    Returns:
-        Alembic's list of differences; empty if there are none.
-    """
+    """What of the tables is not as the code has it, as Alembic lists it."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 

@@ -221,7 +221,7 @@ def secret_values(config: Mapping[str, Any], secrets: Iterable[str]) -> tuple[st
         secrets: Names of its secret properties.
 
     Returns:
-        Their values, longest first; values too short to tell from other text are left out.
+        Their values, longest first; values too short to distinguish from other text are left out.
     """
     values = {str(config[key]) for key in secrets if config.get(key)}
     return tuple(sorted((v for v in values if len(v) >= SHORTEST_REDACTED), key=len, reverse=True))

@@ -1,4 +1,4 @@
-"""An SQLite file, ours or the embedded Temporal server's, looked at before it is relied on."""
+"""An SQLite file, ours or the embedded Temporal server's, checked before it is relied on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PRIMARY_CODE = 0xFF
 def problem_of(
     path: Path, restore: str, *, thorough: bool = False, table: str | None = None
 ) -> str | None:
-    """Look whether an SQLite file can be read and written.
+    """Check that an SQLite file can be read and written.
 
     Args:
         path: The file; it exists.
         restore: What the operator can do if its content is lost.
-        thorough: Whether to look at every page, a second or so for each GB, and at the header; only
+        thorough: Whether to check every page, a second or so for each GB, and at the header; only
             for a process that has no connection to the file yet.
         table: A table that must be in it.
 
@@ -55,12 +55,8 @@ def _is_unusable(error: sqlite3.Error) -> bool:
 
 
 def _is_newer(path: Path) -> bool:
-    """Whether a newer SQLite wrote it, by its header.
-
-    Only for a file that SQLite cannot use: who closes a file gives up all locks that this process
-    has on it (sqlite.org/howtocorrupt, 2.2), and the next process that closes the database then
-    takes itself for the last one and deletes the log that the others write to.
-    """
+    """Whether a newer SQLite wrote a file that this one cannot use, by its header."""
+    # Not for others: closing one drops this process' locks on it (sqlite.org/howtocorrupt, 2.2).
     try:
         with path.open("rb") as file:
             header = file.read(100)
@@ -70,15 +66,7 @@ def _is_newer(path: Path) -> bool:
 
 
 def words_for(error: BaseException | None, restore: str) -> str | None:
-    """Say in plain words what an error of SQLite means for the file.
-
-    Args:
-        error: What was raised.
-        restore: What the operator can do if its content is lost.
-
-    Returns:
-        What is wrong, and what to do; None if it says nothing about the file itself.
-    """
+    """What an error of SQLite means for the file, and what to do; None if nothing."""
     code = getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE
     if code == sqlite3.SQLITE_NOTADB:
         return f"it is no SQLite database; {restore}"
