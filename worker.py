@@ -103,7 +103,7 @@ async def run(settings: Settings, beats: int | None = None) -> None:
 
     Args:
         settings: The settings.
-        beats: A file descriptor that shows whoever started the process that it lives.
+        beats: A file descriptor for heartbeats to the parent process.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -142,7 +142,7 @@ def main(beats: int | None = None) -> None:
     """Run a worker with the settings of the environment.
 
     Args:
-        beats: A file descriptor that shows whoever started the process that it lives.
+        beats: A file descriptor for heartbeats to the parent process.
     """
     settings = load_settings()
     configure_logs(settings)

@@ -1,4 +1,4 @@
-"""The application: what it holds open, its routers in one list, its one way to tell errors."""
+"""The application: what it holds open, its routers in one list, its one error handler."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ ROUTERS = [
 ]
 
 DESCRIPTION = """Online communities govern themselves through this API: drivers perform **actions**
-on platforms, run **governance processes** and hear of **events**. Errors are
+on platforms, run **governance processes** and receive **events**. Errors are
 `application/problem+json` (RFC 9457)."""
 
 
@@ -81,7 +81,7 @@ def create_app(settings: Settings | None = None, client: Client | None = None) -
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         async with open_engine(chosen, lazy=True, client=client) as engine:
-            # Before anything is told by this process.
+            # Before this process delivers anything.
             await notice_restored(engine, at_once=True)
             app.state.feed = feed = Feed(engine.database, chosen.data_dir)
             hand_over = HandOver(

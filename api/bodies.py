@@ -175,8 +175,8 @@ class _RefusedError(Exception):
     """A body is not kept.
 
     Args:
-        error: What its sender is told.
-        may_be_sending: Whether the sender keeps to the pace, so that it is worth hearing it out.
+        error: The answer to its sender.
+        may_be_sending: Whether the sender keeps to the pace, so that the rest is worth receiving.
     """
 
     def __init__(self, error: EngineError, *, may_be_sending: bool = False) -> None:
@@ -185,7 +185,7 @@ class _RefusedError(Exception):
 
 
 async def discard(receive: Receive) -> None:
-    """Read a body and keep nothing of it: who is still sending does not hear an answer.
+    """Read a body and keep nothing of it: a client reads no answer while it is sending.
 
     Args:
         receive: The server's.

@@ -1,4 +1,4 @@
-"""How many requests are worked on at once: what is over it waits a little, then hears 503."""
+"""How many requests are handled at once: one that is over it waits a little, then gets 503."""
 
 from __future__ import annotations
 

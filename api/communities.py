@@ -39,7 +39,7 @@ EXAMPLE = {
 }
 
 
-# What answers tell; it may be sent back, and says nothing.
+# A field of answers; in a request it is allowed and ignored.
 Answered = Annotated[Any, Field(description="As it was answered; it says nothing in a request.")]
 
 
@@ -170,7 +170,7 @@ async def get_community(name: str, engine: EngineDependency) -> ShownCommunity:
     responses=problem_responses(404, 503, 504),
 )
 async def delete_community(name: str, engine: EngineDependency) -> None:
-    """Pending processes end with ``plugin_disabled``, and their drivers are told."""
+    """Pending processes end with ``plugin_disabled``, and their drivers are notified."""
     await communities.delete(engine, name)
 
 

@@ -125,7 +125,7 @@ def body_of(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     """Make the dependency that reads a request's body as a model.
 
     Args:
-        model: The model; what it refuses is told in the words that all schemas are told in.
+        model: The model; its violations are worded as those of all schemas.
 
     Returns:
         The dependency.

@@ -1,4 +1,4 @@
-"""Reading what drivers are told: page by page, by long poll, or as a stream."""
+"""Events and callbacks for drivers to read: page by page, by long poll, or as a stream."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def read_place(
 
 
 class FeedItem(BaseModel):
-    """An event or a callback, as its driver is told of it."""
+    """An event or a callback, as its driver receives it."""
 
     id: str
     cursor: str

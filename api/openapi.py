@@ -84,7 +84,7 @@ RECORD_SCHEMA: dict[str, Any] = {
 
 
 def install_openapi(app: FastAPI) -> None:
-    """Have an application's OpenAPI document tell of the loaded plugins.
+    """Add the loaded plugins to an application's OpenAPI document.
 
     Args:
         app: The application.

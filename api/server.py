@@ -22,7 +22,7 @@ START_FAILED = 3
 
 
 class _Server(uvicorn.Server):
-    """Lets readers of the feed go at once when it is told to stop, and waits for other requests."""
+    """Releases readers of the feed when it is signalled to stop, and waits for other requests."""
 
     def __init__(self, config: uvicorn.Config, stall_seconds: float, beats: int | None) -> None:
         super().__init__(config)
@@ -89,11 +89,11 @@ def serve_config(app: FastAPI, **options: Any) -> uvicorn.Config:
 
 
 def run(settings: Settings, beats: int | None = None) -> None:
-    """Serve the API until the process is told to stop.
+    """Serve the API until the process is signalled to stop.
 
     Args:
         settings: The settings.
-        beats: A file descriptor that shows whoever started the process that it lives.
+        beats: A file descriptor for heartbeats to the parent process.
 
     Raises:
         SettingsError: A setting does not work.
@@ -102,7 +102,7 @@ def run(settings: Settings, beats: int | None = None) -> None:
         SystemExit: The server could not start.
     """
     app = create_app(settings)
-    # The server would tell it by a stack trace.
+    # Inside the server its error would be a stack trace.
     asyncio.run(open_keys(settings))
     server = _Server(
         serve_config(

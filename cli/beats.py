@@ -9,15 +9,7 @@ from engine.watchdog import READY
 
 
 class Beats:
-    """The beats of one child, whichever process it is at the moment.
-
-    Silence is counted in looks, not on a clock: if this process was paused, or the machine asleep,
-    the child could not be heard.
-
-    Args:
-        start_seconds: How long a process may take to its first beat.
-        silence_seconds: How long it may be silent from then on; 0: for ever.
-    """
+    """The beats of one child; silence is counted in reads, for a clock also runs while paused."""
 
     def __init__(self, start_seconds: float, silence_seconds: float) -> None:
         self._start_seconds = max(start_seconds, silence_seconds)
@@ -28,11 +20,7 @@ class Beats:
         self._ready = False
 
     def expect(self) -> int:
-        """Expect a new process.
-
-        Returns:
-            The file descriptor that it writes to; to be closed here once it has it.
-        """
+        """Expect a new process; gives the descriptor that it writes to, to be closed here then."""
         self.close()
         self._reader, writer = os.pipe()
         os.set_blocking(self._reader, False)
@@ -41,34 +29,27 @@ class Beats:
 
     def ready(self) -> bool:
         """Whether the process has said that it can do its work."""
-        self._listen()
+        self._read()
         return self._ready
 
     def look(self, seconds: float) -> float | None:
-        """Look for beats.
-
-        Args:
-            seconds: The time between two looks.
-
-        Returns:
-            For how long there has been none, if that is too long; else None.
-        """
+        """Read beats; for how many seconds there has been none, if that is too long."""
         if self._reader is None or not self._silence_seconds:
             return None
-        if self._listen():
+        if self._read():
             self._silent, self._allowed = 0.0, self._silence_seconds
             return None
         self._silent += seconds
         return self._silent if self._silent > self._allowed else None
 
-    def _listen(self) -> bytes:
-        """What has come since it was last listened to."""
-        heard = b""
+    def _read(self) -> bytes:
+        """Read what has come since the last read."""
+        received = b""
         if self._reader is not None:
             with suppress(BlockingIOError):
-                heard = os.read(self._reader, 65536)
-        self._ready = self._ready or READY in heard
-        return heard
+                received = os.read(self._reader, 65536)
+        self._ready = self._ready or READY in received
+        return received
 
     def close(self) -> None:
         """Expect nothing more."""

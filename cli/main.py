@@ -82,7 +82,7 @@ def restored(
 
     Run it before the engine is started again. Positions go on above all that drivers have seen,
     and their cursors read on from where the backup ends. Processes are put right from what Temporal
-    knows when the engine starts. A second call changes nothing, and tells what was found.
+    knows when the engine starts. A second call changes nothing, and shows what was found.
     """
     from cli.restored import report
 

@@ -18,18 +18,7 @@ Schema = Mapping[str, Any]
 
 
 def refresh(page: Path, plugin: PluginDeclaration) -> bool:
-    """Bring the tables of a page up to date.
-
-    Args:
-        page: A Markdown file; the tables stand between two comments.
-        plugin: The plugin that it is about.
-
-    Returns:
-        Whether it was changed.
-
-    Raises:
-        ValueError: It has no place for tables.
-    """
+    """Bring the tables of a Markdown page up to date; whether it was changed."""
     text = page.read_text()
     if not _TABLES.search(text):
         raise ValueError(f"{page} has no {BEGIN} ... {END}")
@@ -42,14 +31,7 @@ def refresh(page: Path, plugin: PluginDeclaration) -> bool:
 
 
 def render(plugin: PluginDeclaration) -> str:
-    """Write the tables of a plugin.
-
-    Args:
-        plugin: The plugin.
-
-    Returns:
-        Markdown: its config, actions, events and processes, as far as it has them.
-    """
+    """Write a plugin's config, actions, events and processes as Markdown tables."""
     return "\n\n".join(
         part
         for part in (
@@ -93,13 +75,13 @@ def _events(plugin: PluginDeclaration) -> str:
 
 
 def _process(process: ProcessDeclaration) -> str:
-    given, told = process.cls.input_schema or {}, process.cls.outcome_schema or {}
+    given, outcome = process.cls.input_schema or {}, process.cls.outcome_schema or {}
     parts = (
         f"## Process `{process.name}`",
         process.cls.description,
         _properties(given),
         f"Example of parameters: {render_example(given)}",
-        _section("The outcome:", _properties(told)),
+        _section("The outcome:", _properties(outcome)),
     )
     return "\n\n".join(part for part in parts if part)
 
@@ -126,8 +108,8 @@ def _type(schema: Schema) -> str:
     if kind == "array" and schema.get("items"):
         return f"array of {_type(schema['items'])}"
     limits = {"minimum": "from", "maximum": "to"}
-    told = [f"{word} {schema[key]}" for key, word in limits.items() if key in schema]
-    return " ".join([kinds, *told])
+    bounds = [f"{word} {schema[key]}" for key, word in limits.items() if key in schema]
+    return " ".join([kinds, *bounds])
 
 
 def _names(schema: Schema, plain: bool = False) -> str:
@@ -137,14 +119,7 @@ def _names(schema: Schema, plain: bool = False) -> str:
 
 
 def render_example(schema: Schema) -> str:
-    """Write the parameters that are needed, the first way where there are several.
-
-    Args:
-        schema: JSON Schema, whose examples and defaults are taken.
-
-    Returns:
-        JSON, as code.
-    """
+    """Write the parameters that are needed, the first way where there are several, as JSON."""
     if schema.get("examples"):
         return f"`{json.dumps(schema['examples'][0], ensure_ascii=False)}`"
     wanted = dict.fromkeys(schema.get("required", ()))

@@ -1,4 +1,4 @@
-"""What `metagov run` looks at and brings forward before it starts anything.
+"""What `metagov run` checks and brings forward before it starts anything.
 
 It runs in a process of its own: the one that stays needs none of what this imports.
 """
@@ -76,6 +76,6 @@ async def _prepare_database(settings: Settings) -> None:
     try:
         if await restoring.notice(database, settings.data_dir, None, at_once=True):
             typer.echo("The database is older than it was: it was restored from a backup.")
-            typer.echo("Positions go on above the last ones; `metagov restored` tells more.")
+            typer.echo("Positions go on above the last ones; `metagov restored` shows more.")
     finally:
         await database.close()

@@ -1,4 +1,4 @@
-"""``metagov restored``: marks a database as restored from a backup, and tells what is known."""
+"""``metagov restored``: marks a database as restored from a backup, and reports what is known."""
 
 from __future__ import annotations
 
@@ -27,19 +27,7 @@ AT_THE_START = (
 
 
 async def report(settings: Settings, *, again: bool, ran: bool) -> list[str]:
-    """Mark the database as restored, unless it is, and tell what is known of the time since.
-
-    Args:
-        settings: The settings.
-        again: Whether it was restored once more, though nothing shows it.
-        ran: Whether the engine has run on it since.
-
-    Returns:
-        What is to be printed, line by line.
-
-    Raises:
-        EngineError: A setting or the database does not fit; nothing was marked.
-    """
+    """Mark the database as restored, unless it is, and report what is known of the time since."""
     check_settings(settings)
     load_plugins(settings.plugin_path, settings.disabled_plugins)
     await bring_forward(settings, may_be_new=False)

@@ -40,18 +40,7 @@ READY_TIMEOUT_SECONDS = 6
 
 
 def run_embedded(settings: Settings) -> int:
-    """Run the engine until it is told to stop.
-
-    Args:
-        settings: The settings.
-
-    Returns:
-        The exit status: 0 after Ctrl-C or SIGTERM, 1 if the engine runs already, else that of the
-        preparation, which has said why the engine cannot start.
-
-    Raises:
-        StartError: The engine cannot start; the message says why.
-    """
+    """Run the engine until it is signalled to stop; gives the exit status."""
     data_dir = _data_folder(settings)
     with _lock(data_dir / "engine.lock") as locked, _signals() as stopping:
         if not locked:

@@ -97,11 +97,7 @@ class Child:
 
 
 def how_it_ended(status: int) -> str:
-    """How a process has ended, in words.
-
-    Args:
-        status: Its return code as ``subprocess`` has it: the signal, negative, or the exit status.
-    """
+    """How a process has ended, by its return code as ``subprocess`` has it, in words."""
     if status >= 0:
         return f"ended with status {status}"
     try:
@@ -134,16 +130,7 @@ class Children:
     def wait_until_ready(
         self, child: Child, ready: Callable[[], bool], stopping: Callable[[], bool]
     ) -> None:
-        """Wait until a child can do its work.
-
-        Args:
-            child: The child.
-            ready: Says whether it can.
-            stopping: Says whether to wait no longer.
-
-        Raises:
-            StartError: It does not get ready, or one of the children has ended.
-        """
+        """Wait until a child is ready; StartError if it, or another one, has ended."""
         deadline = time.monotonic() + START_SECONDS
         while not stopping() and not ready():
             for other in self.children:
@@ -224,20 +211,12 @@ class Children:
 
 
 def record_file(data_dir: Path) -> Path:
-    """The file in which an engine notes its children.
-
-    Args:
-        data_dir: Its data folder.
-    """
+    """The file in which an engine notes its children."""
     return data_dir / "engine.json"
 
 
 def clear_away(data_dir: Path) -> None:
-    """End the children that an engine left behind when it was killed.
-
-    Args:
-        data_dir: Its data folder.
-    """
+    """End the children that an engine left behind when it was killed."""
     try:
         noted: list[dict[str, Any]] = json.loads(record_file(data_dir).read_text())["children"]
     except (FileNotFoundError, ValueError, KeyError):

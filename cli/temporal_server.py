@@ -24,17 +24,7 @@ TEMPORAL_OPTIONS = [
 
 
 def temporal_binary(settings: Settings) -> str:
-    """Find the temporal binary.
-
-    Args:
-        settings: The settings.
-
-    Returns:
-        The setting's, the one beside this Python, or the one on the PATH.
-
-    Raises:
-        StartError: There is none.
-    """
+    """Find the temporal binary: the setting's, the one beside this Python, or one on the PATH."""
     named = settings.temporal_bin
     candidates = [str(named)] if named else [str(Path(sys.executable).parent / "temporal")]
     for candidate in candidates if named else [*candidates, "temporal"]:
@@ -49,11 +39,7 @@ def temporal_binary(settings: Settings) -> str:
 
 
 def temporal_file(data_dir: Path) -> Path:
-    """The file in which the server keeps everything.
-
-    Args:
-        data_dir: The folder of its file.
-    """
+    """The file in which the server keeps everything."""
     return data_dir / "temporal.sqlite"
 
 
@@ -80,14 +66,7 @@ def temporal_command(settings: Settings, data_dir: Path) -> list[str]:
 
 
 def check_temporal_file(path: Path) -> None:
-    """Look whether the server can work with its file, if there is one.
-
-    Args:
-        path: The file.
-
-    Raises:
-        StartError: It cannot; the message says what to do.
-    """
+    """Check that the server can use its file, if there is one; StartError says what to do."""
     if not path.exists():
         return
     restore = (

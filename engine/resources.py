@@ -124,14 +124,7 @@ async def open_engine(
 
 
 def driver_webhook_secrets(settings: Settings) -> list[str]:
-    """The Standard Webhooks secrets for endpoints without one of their own.
-
-    Args:
-        settings: The settings.
-
-    Returns:
-        The setting's, or one made once in the data folder.
-    """
+    """The Standard Webhooks secrets for endpoints without one of their own."""
     if settings.driver_webhook_secret is not None:
         given = settings.driver_webhook_secret.get_secret_value()
         return [secret.strip() for secret in given.split(",")]

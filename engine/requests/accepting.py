@@ -1,7 +1,7 @@
 """The one protocol of what is asked from outside: accept once, hand over, answer or withdraw.
 
-A request's row is stored before Temporal knows of it. Whoever asks again with the same idempotency
-key gets what the first request led to. One that Temporal does not take is withdrawn in the
+A request's row is stored before Temporal knows of it. A repeat with the same idempotency key
+gets what the first request led to. One that Temporal does not take is withdrawn in the
 transaction that finds that nobody has begun with it; only then is it answered with 503.
 """
 
@@ -139,7 +139,7 @@ async def answering(asked: str) -> AsyncIterator[None]:
             raise
         raise OutcomeUnknownError(
             f"The {asked} was accepted, but the database does not answer; it may be done. "
-            "The same request with the same Idempotency-Key tells what came of it"
+            "The same request with the same Idempotency-Key returns its outcome"
         ) from None
 
 
@@ -172,7 +172,7 @@ async def hand_over(
         failure = error
     if not await engine.database.persist(lambda session: withdraw(session, failure)):
         raise OutcomeUnknownError(
-            f"{otherwise}; the same request with the same Idempotency-Key tells"
+            f"{otherwise}; the same request with the same Idempotency-Key returns its outcome"
         ) from failure
     if isinstance(failure, UnavailableError):
         raise failure

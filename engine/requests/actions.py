@@ -119,7 +119,7 @@ async def _result(engine: Engine, invocation_id: str) -> Any:
     if done is None or done.status != DONE:
         raise OutcomeUnknownError(
             "The action has no result yet; whether it had an effect is not known. "
-            "The same request with the same Idempotency-Key tells if it ends"
+            "The same request with the same Idempotency-Key returns it once it ends"
         )
     if done.error is not None:
         raise RecordedError(done.error)

@@ -351,8 +351,8 @@ async def _apply(engine: Engine, change: CommunityChange, calls: int) -> Communi
     """Have a change applied, unless nobody begins with it; gives what came of it."""
 
     async def withdraw(session: AsyncSession, error: EngineError) -> bool:
-        told = describe(error)
-        return await communities.withdraw_change(engine.database, session, change.id, told)
+        reason = describe(error)
+        return await communities.withdraw_change(engine.database, session, change.id, reason)
 
     seconds = engine.settings.invocation_timeout_seconds * max(1, calls) + CHANGE_MARGIN_SECONDS
     applied = engine.temporal.communities.apply_change(
@@ -360,7 +360,7 @@ async def _apply(engine: Engine, change: CommunityChange, calls: int) -> Communi
     )
     unknown = OutcomeUnknownError(
         "The change was begun, and there is no result in time; it may still be applied. "
-        "The same request with the same Idempotency-Key tells what came of it"
+        "The same request with the same Idempotency-Key returns its outcome"
     )
     try:
         await hand_over(engine, applied, withdraw, "The change may be applied", EngineError)

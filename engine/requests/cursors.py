@@ -85,7 +85,7 @@ async def find_place(engine: Engine, cursor: str | None) -> Place:
 
 
 async def _begin_epoch(engine: Engine, present: DatabaseEpoch, latest_read: int) -> DatabaseEpoch:
-    """This database gave the cursor and does not know it any more: it is an older one."""
+    """Begin an epoch: a database that gave a cursor and does not know it is an older one."""
     async with engine.database.write() as session:
         now = await epochs.lock_present_epoch(session)
         if now.epoch != present.epoch:

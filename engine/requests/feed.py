@@ -20,12 +20,12 @@ LOOK_EVERY_SECONDS = 0.25
 class Feed:
     """Numbers new items and wakes the readers that wait for them.
 
-    However many readers wait, the database is looked at once for all of them, and not at all while
+    However many readers wait, the database is read once for all of them, and not at all while
     nobody waits.
 
     Args:
         database: The database.
-        data_dir: The data folder, in which it notes how far readers were told.
+        data_dir: The data folder, in which it notes how far readers have read.
     """
 
     def __init__(self, database: Database, data_dir: Path) -> None:

@@ -100,7 +100,7 @@ class HandOver:
 
 
 async def send_pending(engine: Engine) -> None:
-    """Have everything handed out that is stored as pending: now, or as soon as Temporal answers.
+    """Start everything that is stored as pending: now, or as soon as Temporal answers.
 
     Args:
         engine: The engine.

@@ -106,35 +106,14 @@ async def find_instance(engine: Engine, chosen: Chosen) -> Instance:
 
 
 async def instance_at(engine: Engine, community: str, name: str) -> Instance | None:
-    """Find the plugin instance that an address names.
-
-    Args:
-        engine: What is open.
-        community: The community's name.
-        name: The instance's name.
-
-    Returns:
-        The instance, or None.
-    """
+    """Find the plugin instance that an address names, if there is one."""
     async with engine.database.read() as session:
         row = await communities.find_instance(session, community, name)
     return _opened(engine, row) if row is not None else None
 
 
 async def instance_of(engine: Engine, plugin: str, instance_id: str) -> Instance:
-    """Find a plugin instance by its id.
-
-    Args:
-        engine: What is open.
-        plugin: The plugin's name.
-        instance_id: The instance's id.
-
-    Returns:
-        The instance.
-
-    Raises:
-        ResourceNotFoundError: The plugin has no such instance.
-    """
+    """Find a plugin instance by its id; ResourceNotFoundError without one."""
     async with engine.database.read() as session:
         row = await session.get(PluginInstance, instance_id)
     if row is None or row.plugin != plugin:
@@ -143,16 +122,7 @@ async def instance_of(engine: Engine, plugin: str, instance_id: str) -> Instance
 
 
 async def instances_in(engine: Engine, session: AsyncSession, community: str) -> list[Instance]:
-    """The plugin instances of a community, in the order in which it named them.
-
-    Args:
-        engine: What is open.
-        session: An open session.
-        community: The community's name.
-
-    Returns:
-        The instances.
-    """
+    """The plugin instances of a community, in the order in which it named them."""
     rows = await communities.instances_of(session, community)
     return [_opened(engine, row) for row in rows]
 

@@ -276,7 +276,7 @@ async def _close(engine: Engine, row: GovernanceProcess, request_id: str) -> Eng
 
 
 async def _without_workflow(engine: Engine, row: GovernanceProcess) -> EngineError | None:
-    """What to tell of a close for which there was no workflow any more."""
+    """The error for a close for which there was no workflow any more, if it is one."""
     now = await _get(engine, row.name, row.id)
     if now.status == COMPLETED:
         return None
@@ -313,7 +313,9 @@ async def _failure(engine: Engine, invocation_id: str, prefix: str = "") -> Reco
     done = await engine.database.recall(
         lambda session: invocations.get_invocation(session, invocation_id)
     )
-    assert done is not None and done.error is not None, "a failure is recorded before it is told"
+    assert done is not None and done.error is not None, (
+        "a failure is recorded before it is reported"
+    )
     return RecordedError({**done.error, "detail": prefix + str(done.error["detail"])})
 
 

@@ -1,4 +1,4 @@
-"""Closing times: as drivers give them, and how often to look at a vote that ends then."""
+"""Closing times: as drivers give them, and how often to poll a vote that ends then."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, time, timedelta
 
 from engine.errors import PlatformRejectedError
 
-# A vote is looked at again after so much of the time that it has left.
+# A vote is polled again after so much of the time that it has left.
 SHARE_OF_THE_REST = 0.1
 
 
@@ -67,7 +67,7 @@ def future_moment(text: str, now: datetime) -> datetime:
 def pause(
     closing_at: datetime | date | str | None, now: datetime, *, seldom: timedelta, often: timedelta
 ) -> timedelta:
-    """How long to wait until a vote is looked at again: the shorter, the sooner it ends.
+    """How long to wait until a vote is polled again: the shorter, the sooner it ends.
 
     Args:
         closing_at: When it ends, as ``moment`` reads it, if that is known.

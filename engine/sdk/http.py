@@ -75,7 +75,7 @@ class PlatformResponse(httpx.Response):
 
     Attributes:
         max_bytes: How much of the body is read, as it was sent and decoded. What is longer is
-            refused, whoever reads it; of an error, whose status tells enough, the rest is left out.
+            refused; of an error, whose status says enough, the rest is left out.
     """
 
     max_bytes: int = LARGEST_RESPONSE_BYTES
@@ -420,8 +420,9 @@ def _reason(response: httpx.Response) -> str:
     if isinstance(body, dict):
         for name in ("errors", "error", "message", "detail"):
             if body.get(name):
-                told = body[name]
-                return (told if isinstance(told, str) else json.dumps(told))[:LONGEST_REASON]
+                reason = body[name]
+                text = reason if isinstance(reason, str) else json.dumps(reason)
+                return text[:LONGEST_REASON]
     return json.dumps(body)[:LONGEST_REASON]
 
 

@@ -58,7 +58,7 @@ class Event:
 
     Attributes:
         event_type: What happened, such as ``post_created``.
-        data: What is told of it, plain JSON data.
+        data: Its content, plain JSON data.
         initiator: Who did it: ``{"user_id", "provider"}``, or empty.
         timestamp: When, in seconds since the epoch, as decimal text.
     """
@@ -136,7 +136,7 @@ class Plugin:
             the plugin, requests choose one by it.
         community_platform_id_unique: Whether no two communities may have the plugin enabled with
             the same one.
-        auth_type: How the platform knows the community; told to drivers, not acted upon.
+        auth_type: How the platform knows the community; shown to drivers, not acted upon.
         webhook_signature: How the platform signs its webhooks, if it does.
         webhook_max_bytes: Largest webhook body; None: the engine's limit.
         rate_limit: How often the platform may be called, such as ``60/min`` (s, min, h or day):
@@ -267,7 +267,7 @@ class Plugin:
         initiator: Mapping[str, Any] | None = None,
         timestamp: float | str | None = None,
     ) -> None:
-        """Tell the driver of something that happened; sent once this call has succeeded.
+        """Send the driver an event; it is sent once this call has succeeded.
 
         Args:
             event_type: What happened, such as ``post_created``.

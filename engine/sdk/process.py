@@ -93,7 +93,7 @@ class GovernanceProcess:
     nothing, and ``start`` is called again. Without it the process ends as *outcome unknown*.
     A classmethod ``update_many(cls, processes)`` is called instead of ``update``, every
     ``poll_every`` of the class, with up to ``most_together`` pending processes of one plugin
-    instance: for platforms that tell of many with one request.
+    instance: for platforms that answer for many with one request.
 
     Attributes:
         name: Slug of the process, unique within its plugin.
@@ -107,7 +107,7 @@ class GovernanceProcess:
         poll_again_in: Time until the next call of ``update``, this once; set it in any method.
         id: The process' id.
         status: A ProcessStatus or its value; set it to move the process on.
-        outcome: JSON data, told to the driver when it changes.
+        outcome: JSON data, sent to the driver when it changes.
         errors: JSON data saying what went wrong.
         url: Where people find the process on the platform.
         title: Its title for people, seen in the Temporal UI.

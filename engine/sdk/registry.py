@@ -224,7 +224,7 @@ class Registry:
         if len(receivers) > 1:
             raise RegistrationError(
                 f"{_label(cls)}: {' and '.join(item.method for item in receivers)} are both "
-                "webhook receivers: keep one and let it tell the requests apart"
+                "webhook receivers: keep one and let it handle all requests"
             )
         Registry.plugins[name] = PluginDeclaration(
             name=name,
@@ -296,7 +296,7 @@ class Registry:
             is_public: Whether the action also stands at ``/api/action/``.
             idempotent: Whether calling it twice leads to the same end as calling it once, as with
                 reads, or platforms that take ``self.idempotency_key``. It is then tried again after
-                a crash or a failure of the platform; else such an effect is told as unknown.
+                a crash or a failure of the platform; else such an effect is reported as unknown.
 
         Returns:
             A decorator that returns the method as it was.

@@ -64,7 +64,7 @@ class OptionVotes:
 
     Attributes:
         count: How many voted for it.
-        voters: Who did, if that may be told.
+        voters: Who did, if that may be shown.
         score: Its points, where votes weigh differently; None: its count.
     """
 
@@ -272,7 +272,7 @@ def outcome(
         ``quorum_met``, ``winner`` and ``closed_by``.
     """
     found: dict[str, Any] = {
-        "votes": {name: _told(option) for name, option in votes.items()},
+        "votes": {name: _option_outcome(option) for name, option in votes.items()},
         "voters": voters,
     }
     if eligible is not None:
@@ -287,13 +287,13 @@ def outcome(
     return found
 
 
-def _told(option: OptionVotes) -> dict[str, Any]:
-    told: dict[str, Any] = {"count": option.count}
+def _option_outcome(option: OptionVotes) -> dict[str, Any]:
+    shown: dict[str, Any] = {"count": option.count}
     if option.score is not None:
-        told["score"] = option.score
+        shown["score"] = option.score
     if option.voters is not None:
-        told["voters"] = list(option.voters)
-    return told
+        shown["voters"] = list(option.voters)
+    return shown
 
 
 def _reaches(voters: int, share: float, rules: VotingRules) -> bool:

@@ -84,7 +84,7 @@ async def accept_once(
             raise
         raise OutcomeUnknownError(
             "The database went away while the request was stored, so it may be done. "
-            "Send the same request with the same Idempotency-Key to learn its outcome"
+            "The same request with the same Idempotency-Key returns its outcome"
         ) from None
 
 

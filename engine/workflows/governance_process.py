@@ -188,7 +188,7 @@ class GovernanceProcess:
         """Take note of a stored webhook.
 
         Args:
-            webhook_id: Its id. Whatever is none, whoever sent it, is passed over.
+            webhook_id: Its id; what is none is ignored.
         """
         if not 0 < len(webhook_id) <= LONGEST_WEBHOOK_ID or not webhook_id.isascii():
             workflow.logger.warning("a signal names no webhook")
@@ -314,7 +314,7 @@ class GovernanceProcess:
             workflow.logger.error("webhooks accepted before a close could not be routed")
 
     def _answer_all(self) -> None:
-        """Answer whoever still waits for a close: the process has ended."""
+        """Answer all closes that still wait: the process has ended."""
         self._answered = True
         for request in self._close_requests:
             request.outcome = request.outcome or InvocationOutcome(self._record)

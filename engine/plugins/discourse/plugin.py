@@ -212,8 +212,8 @@ class Discourse(Plugin):
             {"type": "user_fields_changed", "schema": {"type": "object"}},
         ]
     )
-    def hear(self, request: WebhookRequest) -> None:
-        """Pass on what the forum tells, under the name that it gives it."""
+    def on_webhook(self, request: WebhookRequest) -> None:
+        """Send what the forum reports as an event of the same name."""
         kind, about = _about(request)
         if kind is None:
             return
@@ -250,7 +250,7 @@ class Discourse(Plugin):
         return known | {"url": place, "pending": False}
 
     def _note_fields(self, user: dict[str, Any]) -> None:
-        """Tell when the fields of a user's profile are not as they were last heard of."""
+        """Send an event when the fields of a user's profile are not as they were last received."""
         fields, key = user.get("user_fields"), f"user_fields/{user.get('id')}"
         if not isinstance(fields, dict):
             return
@@ -275,13 +275,13 @@ class Discourse(Plugin):
 class Poll(GovernanceProcess):
     """A poll in a post.
 
-    Discourse tells of no votes by webhook, so the poll is looked at: seldom at first, often towards
-    its closing time, and whenever something happens in its topic.
+    Discourse sends no webhooks about votes, so the poll is read: seldom at first, often towards its
+    closing time, and whenever something happens in its topic.
     """
 
     name = "poll"
     plugin_name = "discourse"
-    description = "A poll in a new topic, or in a reply; votes are told as they are seen."
+    description = "A poll in a new topic, or in a reply; votes are reported as they are seen."
     input_schema = schemas.POLL
     outcome_schema = schemas.OUTCOME
     poll_every = SELDOM
@@ -330,11 +330,11 @@ class Poll(GovernanceProcess):
         return True
 
     def receive_webhook(self, request: WebhookRequest) -> None:
-        """Look at the poll, for something has happened in its topic."""
+        """Read the poll, for something has happened in its topic."""
         self._refresh()
 
     def update(self) -> None:
-        """Look at the poll."""
+        """Read the poll."""
         self._refresh()
 
     def close(self) -> None:

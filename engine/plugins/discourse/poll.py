@@ -29,14 +29,7 @@ def option_id(text: str) -> str:
 
 
 def option_texts(parameters: Parameters) -> list[str]:
-    """The options of a poll: those given, or the numbers of a number poll.
-
-    Args:
-        parameters: The process' parameters.
-
-    Returns:
-        Their texts.
-    """
+    """The texts of a poll's options: those given, or the numbers of a number poll."""
     if parameters.poll_type != "number":
         return list(parameters.options)
     step = parameters.step or 1
@@ -79,29 +72,13 @@ def markup(parameters: Parameters, closing_at: datetime | None) -> str:
 
 
 def find_poll(post: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Find the poll in a post.
-
-    Args:
-        post: A post of ``GET /posts/{id}.json``.
-
-    Returns:
-        The poll; None if the post has none of our name.
-    """
+    """The poll of our name in a post, if there is one."""
     polls: list[dict[str, Any]] = post.get("polls") or []
     return next((poll for poll in polls if poll.get("name") == NAME), None)
 
 
 def names_of(poll: Mapping[str, Any], texts: Sequence[str]) -> dict[str, str]:
-    """Tell the options of a poll by their ids.
-
-    Args:
-        poll: The poll, just made.
-        texts: The options' texts, in the order in which they were written.
-
-    Returns:
-        Text by id. An option whose id is not that of its text, since Discourse has read its text as
-        markup, is known by its place.
-    """
+    """The options' texts by their ids; one that Discourse read as markup is known by its place."""
     predicted = {option_id(text): text for text in texts}
     ids = [str(option["id"]) for option in poll["options"]]
     if len(ids) != len(texts):
@@ -132,17 +109,7 @@ def outcome_of(
     voters: Mapping[str, Sequence[str]],
     closed_by: tally.ClosedBy | None,
 ) -> dict[str, Any]:
-    """Make the outcome of a poll as Discourse shows it.
-
-    Args:
-        poll: The poll.
-        names: Text of each option by its id.
-        voters: User names by option id, of a poll that shows them.
-        closed_by: What closed it; None: it is open.
-
-    Returns:
-        The outcome; while Discourse hides the results, without votes and winner.
-    """
+    """Make the outcome of a poll as Discourse shows it, without votes while it hides them."""
     options = poll["options"]
     hidden = any("votes" not in option for option in options)
     votes = {

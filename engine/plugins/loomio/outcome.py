@@ -13,7 +13,7 @@ from engine.plugins import closing, tally
 HOUR = timedelta(hours=1)
 # Until a request with the next full hour has arrived, that hour must not have come.
 SHORTEST_NOTICE = timedelta(minutes=1)
-# Its winners are seats won in rounds, which the highest score does not tell.
+# Its winners are seats won in rounds, which the highest score does not give.
 COUNTED_IN_ROUNDS = "stv"
 # https://www.loomio.com/p/{key}/{title}, or d/ for a discussion: in rendered text of any language,
 # or in the old `url`.
@@ -21,16 +21,7 @@ _LINK = re.compile(r"//([^/\s]+)/([pd])/([A-Za-z0-9]+)")
 
 
 def outcome_of(poll: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the outcome of a poll as Loomio shows it.
-
-    Args:
-        poll: A poll of ``GET /api/b2/polls/{id}``.
-
-    Returns:
-        Votes by option (absent while results are hidden), turnout, and once it is closed the
-        winners: the options with the highest score, if anybody voted. A poll with a quorum tells
-        whether it is reached.
-    """
+    """Make the outcome of a poll as Loomio shows it, without votes while it hides them."""
     voters = int(poll.get("decided_voters_count") or 0)
     eligible = int(poll.get("voters_count") or 0)
     results, quorum = poll.get("results"), poll.get("quorum_pct")
@@ -56,28 +47,12 @@ def outcome_of(poll: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def poll_keys(text: str, server: str | None = None) -> list[str]:
-    """Find the polls that a webhook links to.
-
-    Args:
-        text: The webhook's body.
-        server: The Loomio server's address: links to other hosts are no polls of it. None: any.
-
-    Returns:
-        Their keys, each once.
-    """
+    """The keys of the polls that a text links to, each once, on this server if one is given."""
     return _keys("p", text, server)
 
 
 def discussion_keys(text: str, server: str | None = None) -> list[str]:
-    """Find the discussions that a webhook links to.
-
-    Args:
-        text: As in ``poll_keys``.
-        server: As in ``poll_keys``.
-
-    Returns:
-        Their keys, each once.
-    """
+    """The keys of the discussions that a text links to, as ``poll_keys``."""
     return _keys("d", text, server)
 
 
@@ -110,14 +85,7 @@ def on_the_hour(when: datetime) -> datetime:
 
 
 def soonest_closing(now: datetime) -> datetime:
-    """The soonest closing time that Loomio still takes.
-
-    Args:
-        now: The present time.
-
-    Returns:
-        The next full hour; if it is less than a minute away, the one after it.
-    """
+    """The soonest closing time that Loomio takes: the next full hour, if a minute away or more."""
     return on_the_hour(now + SHORTEST_NOTICE) + HOUR
 
 

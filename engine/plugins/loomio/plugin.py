@@ -124,8 +124,8 @@ class Loomio(Plugin):
             for kind in (*schemas.EVENT_KINDS, schemas.NEWS)
         ]
     )
-    def hear(self, request: WebhookRequest) -> None:
-        """Tell that something happened, and to what: Loomio signs nothing, so no more is told.
+    def on_webhook(self, request: WebhookRequest) -> None:
+        """Send that something happened, and to what: Loomio signs nothing, so no more is sent.
 
         Servers of 2021 say of what kind it is; others only link to it.
         """
@@ -148,17 +148,7 @@ class Loomio(Plugin):
         return poll_keys(request.text, self.server) or None
 
     def group_of(self, parameters: Parameters) -> int:
-        """Find the group that is meant: the configured one, or a subgroup of it.
-
-        Args:
-            parameters: Of an action or a poll.
-
-        Returns:
-            The group's number.
-
-        Raises:
-            PlatformRejectedError: It is another group.
-        """
+        """The number of the group that is meant: the configured one, or a subgroup of it."""
         own = int(self.config["group_id"])
         wanted = parameters.get("group_id")
         if wanted is None or wanted == own:
@@ -169,24 +159,14 @@ class Loomio(Plugin):
         return int(wanted)
 
     def topic_of(self, discussion_id: int) -> int:
-        """Find the thread of a discussion.
-
-        Args:
-            discussion_id: The discussion's number.
-
-        Returns:
-            The thread's number, which polls go by.
-
-        Raises:
-            PlatformRejectedError: Loomio tells of no thread.
-        """
+        """The number of a discussion's thread, which polls go by."""
         answer = self.http.get(f"discussions/{discussion_id}").json()
         topic = answer["discussions"][0].get("topic_id")
         for row in answer.get("topics", []):
             if (row["topicable_type"], row["topicable_id"]) == ("Discussion", discussion_id):
                 topic = row["id"]
         if topic is None:
-            raise PlatformRejectedError(f"Loomio tells of no thread of discussion {discussion_id}")
+            raise PlatformRejectedError(f"Loomio shows no thread of discussion {discussion_id}")
         return int(topic)
 
 
@@ -194,13 +174,13 @@ class Loomio(Plugin):
 class Poll(GovernanceProcess):
     """A poll in the group.
 
-    Webhooks are unsigned and hold rendered text only, so each one, like each slow poll, leads to
-    a look at the poll itself.
+    Webhooks are unsigned and hold rendered text only, so for each one, as for each slow poll, the
+    poll itself is read.
     """
 
     name = "poll"
     plugin_name = "loomio"
-    description = "A poll in the Loomio group; votes are told as they are cast."
+    description = "A poll in the Loomio group; votes are reported as they are cast."
     input_schema = schemas.POLL
     outcome_schema = schemas.OUTCOME
     poll_every = timedelta(minutes=15)
@@ -271,11 +251,11 @@ class Poll(GovernanceProcess):
         self._take(poll)
 
     def receive_webhook(self, request: WebhookRequest) -> None:
-        """Look at the poll: the webhook itself is only a hint."""
+        """Read the poll: the webhook itself is only a hint."""
         self._refresh()
 
     def update(self) -> None:
-        """Look at the poll, in case a webhook was lost."""
+        """Read the poll, in case a webhook was lost."""
         self._refresh()
 
     def close(self) -> None:
@@ -295,15 +275,15 @@ class Poll(GovernanceProcess):
             return  # Somebody has put the end off on Loomio: the new one holds.
         soonest = soonest_closing(now)
         if isinstance(closing_at, datetime) and closing_at <= soonest:
-            told = f"it closes at {closing_at:%Y-%m-%d %H:%M} UTC"
+            state = f"it closes at {closing_at:%Y-%m-%d %H:%M} UTC"
         else:
             self.http.patch(
                 f"polls/{self.state.get('poll_id')}",
                 json={"poll": {"closing_at": soonest.isoformat()}},
             )
-            told = f"its closing time was moved up to {soonest:%Y-%m-%d %H:%M} UTC"
+            state = f"its closing time was moved up to {soonest:%Y-%m-%d %H:%M} UTC"
         raise PlatformRejectedError(
-            f"Loomio's API cannot close a poll; {told}. A person can close it now at {self.url}"
+            f"Loomio's API cannot close a poll; {state}. A person can close it now at {self.url}"
         )
 
     def _refresh(self) -> None:
@@ -336,12 +316,12 @@ class Poll(GovernanceProcess):
             return
         try:
             self.http.delete(f"polls/{poll['id']}")
-            told = "it was removed again"
+            removal = "it was removed again"
         except PluginError as error:
-            told = f"removing poll {poll['id']} failed as well ({error.detail})"
+            removal = f"removing poll {poll['id']} failed as well ({error.detail})"
         raise PlatformRejectedError(
             "Loomio took the poll without its group or options, as servers of another version "
-            f"do; {told}"
+            f"do; {removal}"
         )
 
     def _check_closing_time(self, text: str) -> None:

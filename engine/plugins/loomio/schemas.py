@@ -203,7 +203,7 @@ POLL: dict[str, Any] = {
         "notify_on_open": {
             "type": "boolean",
             "default": False,
-            "description": "Whether Loomio tells the whole group.",
+            "description": "Whether Loomio notifies the whole group.",
         },
         "notify_on_closing_soon": {
             "enum": ["nobody", "author", "undecided_voters", "voters"],

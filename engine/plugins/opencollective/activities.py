@@ -1,4 +1,4 @@
-"""Which of Open Collective's activities become events, and what the driver is told of each."""
+"""Which of Open Collective's activities become events, and what each event holds."""
 
 from __future__ import annotations
 
@@ -66,16 +66,7 @@ OVERLAP = timedelta(minutes=10)
 
 
 def cursor_after(before: Mapping[str, Any], activities: list[dict[str, Any]]) -> dict[str, Any]:
-    """Remember which activities were seen.
-
-    Args:
-        before: The cursor before: ``at``, the time of the newest one, and ``ids``, those seen
-            within ``OVERLAP`` of it.
-        activities: What was read since.
-
-    Returns:
-        The cursor after.
-    """
+    """The cursor after activities: the newest one's time, and the ids within ``OVERLAP`` of it."""
     seen = dict(before.get("ids", {})) | {item["id"]: item["createdAt"] for item in activities}
     if not seen:
         return {"at": before.get("at"), "ids": {}}
@@ -89,21 +80,14 @@ def cursor_after(before: Mapping[str, Any], activities: list[dict[str, Any]]) ->
 
 
 def event_data(activity: Mapping[str, Any]) -> dict[str, Any]:
-    """Make what the driver is told of an activity.
-
-    Args:
-        activity: As GraphQL has it.
-
-    Returns:
-        Its id and time, whom it is from, and the expense, update or conversation it is about.
-    """
-    told: dict[str, Any] = {"id": activity["id"], "created_at": activity["createdAt"]}
+    """The data of an activity's event: its id, time and account, and what it is about."""
+    data: dict[str, Any] = {"id": activity["id"], "created_at": activity["createdAt"]}
     if activity.get("fromAccount"):
-        told["from_account"] = activity["fromAccount"]
+        data["from_account"] = activity["fromAccount"]
     for name in ABOUT:
         if activity.get(name):
-            told[name] = activity[name]
-    return told
+            data[name] = activity[name]
+    return data
 
 
 def initiator(activity: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -71,18 +71,7 @@ class OpenCollective(Plugin):
         )
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        """Run a GraphQL operation.
-
-        Args:
-            query: The operation.
-            variables: Its variables.
-
-        Returns:
-            Its data.
-
-        Raises:
-            PluginError: It failed, or a part of it did.
-        """
+        """Run a GraphQL operation; PluginError if it, or a part of it, failed."""
         body = {"query": query, "variables": variables}
         answer = self.http.post("graphql/v2", json=body).json()
         errors = answer.get("errors") if isinstance(answer, dict) else None
@@ -216,7 +205,7 @@ class OpenCollective(Plugin):
         return {"reactions": (answer.get(kind) or {}).get("reactions") or {}}
 
     @Registry.webhook_receiver(event_schemas=EVENT_SCHEMAS)
-    def hear(self, request: WebhookRequest) -> None:
+    def on_webhook(self, request: WebhookRequest) -> None:
         """Read the news, if the webhook is about this collective at all."""
         about = request.read("CollectiveId", int)
         if about != self.state.get("legacy_id"):
@@ -234,16 +223,7 @@ class OpenCollective(Plugin):
         return []
 
     def converse(self, title: str, html: str, tags: list[str]) -> dict[str, Any]:
-        """Start a conversation.
-
-        Args:
-            title: Its title.
-            html: Its first text.
-            tags: Its tags.
-
-        Returns:
-            What the action returns.
-        """
+        """Start a conversation."""
         made = self.ask(
             queries.CREATE_CONVERSATION,
             account={"slug": self.slug},
@@ -254,15 +234,7 @@ class OpenCollective(Plugin):
         return self._conversation(made)
 
     def comment(self, html: str, **about: dict[str, str]) -> dict[str, Any]:
-        """Comment on something.
-
-        Args:
-            html: The text.
-            about: One reference, such as ``conversation={"id": ...}``.
-
-        Returns:
-            What the action returns.
-        """
+        """Comment on something, such as ``conversation={"id": ...}``."""
         made = self.ask(queries.CREATE_COMMENT, comment={"html": html, **about})["createComment"]
         return {"id": made["id"], "created_at": made.get("createdAt")}
 
@@ -319,7 +291,7 @@ class OpenCollective(Plugin):
         self.state.remove("webhook_id")
 
     def _read_news(self) -> None:
-        """Tell of each activity since the cursor, once, in their order."""
+        """Send an event for each activity since the cursor, once, in their order."""
         cursor = self.state.get("cursor")
         fresh = [item for item in self._activities(cursor["at"]) if item["id"] not in cursor["ids"]]
         if not fresh:
@@ -332,14 +304,11 @@ class OpenCollective(Plugin):
                 initiator=initiator(activity),
                 timestamp=closing.moment(activity["createdAt"]).timestamp(),
             )
-        # Of two calls at once only one tells: the other one is called again.
+        # Of two calls at once only one sends: the other one is retried.
         self.state.compare_and_set("cursor", cursor, cursor_after(cursor, fresh))
 
     def _activities(self, since: str | None) -> list[dict[str, Any]]:
-        """The collective's own activities since then, a while before included.
-
-        Without ``since`` only the newest page.
-        """
+        """The collective's activities from shortly before a moment; without it, the newest page."""
         date_from = (closing.moment(since) - OVERLAP).isoformat() if since else None
         rows = self._pages(
             queries.ACTIVITIES,

@@ -185,7 +185,7 @@ VOTE = strict_object(
         "maxLength": 10_000,
         "pattern": rf"^([^$]|\$\$|\$\{{({'|'.join(PLACEHOLDERS)})\}})*$",
         "description": (
-            "HTML of the comment that tells the outcome; in it stand "
+            "HTML of the comment that gives the outcome; in it stand "
             + ", ".join(f"${{{name}}}" for name in PLACEHOLDERS)
             + ", and $$ for a dollar sign."
         ),
@@ -215,7 +215,7 @@ OUTCOME: dict[str, Any] = {
         },
         "voters": {
             "type": "integer",
-            "description": "Reactions in all: Open Collective does not tell who reacted.",
+            "description": "Reactions in all: Open Collective does not show who reacted.",
         },
         "quorum_met": {"type": "boolean"},
         "winner": {

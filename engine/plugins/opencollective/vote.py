@@ -35,13 +35,13 @@ _TAG = re.compile(r"<[^>]*>")
 class Vote(GovernanceProcess):
     """A vote by 👍 and 👎 reactions to the first text of a conversation.
 
-    Open Collective tells of no reaction by webhook, so the vote is looked at: every five minutes,
-    more often towards its closing time.
+    Open Collective sends no webhooks about reactions, so they are read every five minutes, and more
+    often towards the closing time.
     """
 
     name = "vote"
     plugin_name = OpenCollective.name
-    description = "A vote by reactions to a conversation; votes are told as they are seen."
+    description = "A vote by reactions to a conversation; votes are reported as they are seen."
     input_schema = schemas.VOTE
     outcome_schema = schemas.OUTCOME
     poll_every = SELDOM
@@ -84,7 +84,7 @@ class Vote(GovernanceProcess):
             self._end(votes, "decided")
 
     def close(self) -> None:
-        """Count the reactions for the last time, and tell the outcome in a comment."""
+        """Count the reactions for the last time, and post the outcome in a comment."""
         votes = self._count()
         if votes is None:
             return
@@ -143,7 +143,7 @@ class Vote(GovernanceProcess):
     def _end(self, votes: Mapping[str, tally.OptionVotes], closed_by: tally.ClosedBy) -> None:
         self.outcome = self._outcome(votes, closed_by)
         if self.parameters.closing_comment is not None:
-            self._tell_once(self._rendered(self.parameters.closing_comment))
+            self._comment_once(self._rendered(self.parameters.closing_comment))
         self.status = ProcessStatus.COMPLETED
 
     def _outcome(
@@ -171,7 +171,7 @@ class Vote(GovernanceProcess):
         }
         return Template(template).substitute({k: escape(str(v)) for k, v in values.items()})
 
-    def _tell_once(self, html: str) -> None:
+    def _comment_once(self, html: str) -> None:
         """Comment, unless a call that was cut off has done so."""
         offset, text = 0, _text(html)
         while True:
@@ -187,14 +187,7 @@ class Vote(GovernanceProcess):
 
 
 def votes_of(reactions: Mapping[str, int]) -> dict[str, tally.OptionVotes]:
-    """Count votes by reaction.
-
-    Args:
-        reactions: How often each emoji was given; who gave it, the platform does not tell.
-
-    Returns:
-        The votes for ``yes`` and ``no``; other emoji are no votes.
-    """
+    """Count votes for ``yes`` and ``no`` by reaction; other emoji are no votes."""
     counts = {YES: 0, NO: 0}
     for emoji, count in reactions.items():
         bare = tally.bare_emoji(emoji)

@@ -16,7 +16,7 @@ from engine.plugins import (
 
 @Registry.plugin
 class Tutorial(Plugin):
-    """Doubles numbers, tells of posts and takes show-of-hands votes."""
+    """Doubles numbers, reports posts and takes show-of-hands votes."""
 
     name = "tutorial"
     description = "The plugin that the tutorial builds."
@@ -62,7 +62,7 @@ class Tutorial(Plugin):
         ]
     )
     def on_post(self, request: WebhookRequest) -> None:
-        """Tell the driver of a post."""
+        """Send the driver an event for a post."""
         initiator = {"user_id": request.read("account", str), "provider": "tutorial"}
         self.send_event_to_driver(
             event_type="post_created", data=request.read("data", dict), initiator=initiator
@@ -72,7 +72,7 @@ class Tutorial(Plugin):
         event_schemas=[{"type": "calls_counted", "schema": {"type": "object"}}]
     )
     def count_calls(self) -> None:
-        """Tell the driver how often times-two was called, if that has changed."""
+        """Send the driver how often times-two was called, if that has changed."""
         calls = self.state.get("calls", 0)
         if calls != self.state.get("calls_told", 0):
             self.state.set("calls_told", calls)

@@ -113,7 +113,7 @@ class Twitter(Plugin):
         event_schemas=[{"type": event, "schema": schemas.TWEET} for event in TIMELINES.values()],
     )
     def read_timelines(self) -> None:
-        """Tell of what was posted, and of who mentions the account, each once."""
+        """Send an event for each post and for each mention of the account, once."""
         for timeline in TIMELINES:
             self._read(timeline)
 
@@ -128,12 +128,7 @@ class Twitter(Plugin):
             self.state.set(f"since_id/{timeline}", newest)
 
     def _account(self) -> dict[str, Any]:
-        """Whose posts and mentions are followed.
-
-        Raises:
-            AuthenticationError: The keys are refused, or are no user's and none is named.
-            PlatformRejectedError: There is no such user.
-        """
+        """Whose posts and mentions are followed."""
         named = self.config.get("username")
         path = f"users/by/username/{named}" if named else "users/me"
         keys = "bearer_token" if "bearer_token" in self.config else ", ".join(schemas.USER_KEYS)
@@ -161,7 +156,7 @@ class Twitter(Plugin):
         return f"https://x.com/{username or self.state.get('username')}/status/{tweet_id}"
 
     def _read(self, timeline: str) -> None:
-        """Tell of each post of a timeline since the last one told, in their order."""
+        """Send an event for each post of a timeline since the last one sent, in their order."""
         key = f"since_id/{timeline}"
         since = self.state.get(key)
         fresh, names = self._since(timeline, since)
@@ -183,7 +178,7 @@ class Twitter(Plugin):
                 initiator={"user_id": username or tweet["author_id"], "provider": "twitter"},
                 timestamp=_seconds(tweet.get("created_at")),
             )
-        # Of two calls at once only one tells: the other one is called again.
+        # Of two calls at once only one sends: the other one is retried.
         newest = max((tweet["id"] for tweet in fresh), key=int)
         self.state.compare_and_set(key, since, newest)
 
@@ -216,13 +211,7 @@ class Twitter(Plugin):
 
 
 def _data(answer: Any) -> dict[str, Any]:
-    """What an answer holds; X also answers 200 to what has failed.
-
-    Raises:
-        NotFoundError: There is no such thing.
-        PlatformRejectedError: Something else was wrong.
-        PlatformDownError: It is no answer of X's.
-    """
+    """What an answer holds; X also answers 200 to what has failed."""
     if isinstance(answer, dict) and isinstance(answer.get("data"), dict):
         return dict(answer["data"])
     errors = answer.get("errors") if isinstance(answer, dict) else None

@@ -28,14 +28,7 @@ class OAuth1(httpx.Auth):
         )
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Sign a request, with the time and a number that is used once.
-
-        Args:
-            request: The request.
-
-        Yields:
-            The request, signed.
-        """
+        """Sign a request, with the time and a number that is used once."""
         _, headers, _ = self._client.sign(str(request.url), cast("Any", request.method))
         request.headers["Authorization"] = headers["Authorization"]
         yield request
