@@ -27,7 +27,7 @@ install: $(VENV)/.installed ## Make the virtual environment with the locked depe
 run: $(VENV)/.installed ## Run the whole engine; Ctrl-C stops it
 	@exec $(BIN)/metagov run
 
-demo: $(VENV)/.installed ## Tell the engine's story in under a minute
+demo: $(VENV)/.installed ## Show the engine's story in under a minute
 	@exec $(BIN)/python -m examples.demo $(ARGS)
 
 test: $(VENV)/.installed ## Run every test, two files at a time (ARGS="tests/unit -k name" for some)

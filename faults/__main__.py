@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         arguments: The command line's.
 
     Returns:
-        The exit status: 1 if anything was lost, doubled or told wrongly.
+        The exit status: 1 if anything was lost, doubled or reported wrongly.
     """
     if arguments[:1] == ["soak"]:
         return soak.main(arguments[1:])

@@ -14,7 +14,7 @@ from faults.scenarios import Result, Scenario
 
 PAGE = Path(__file__).parent.parent / "docs" / "reliability.md"
 HEAD = (
-    "| fault | calls, s | down, s | runs | lost | doubled | told wrongly | told as unknown "
+    "| fault | calls, s | down, s | runs | lost | doubled | reported wrongly | reported as unknown "
     "| same id again |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
@@ -47,8 +47,8 @@ class Row:
             bad = {
                 "lost": item.lost,
                 "doubled": item.doubled,
-                "told wrongly": bool(item.wrong),
-                "told as unknown": item.unknown and not self.scenario.unknown,
+                "reported wrongly": bool(item.wrong),
+                "reported as unknown": item.unknown and not self.scenario.unknown,
                 "same id again": item.again and not self.scenario.again,
             }
             if any(bad.values()):

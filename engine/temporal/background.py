@@ -68,7 +68,7 @@ class Background:
             webhook_id: The stored webhook.
 
         Returns:
-            True if nobody was at it yet.
+            True if it started; False if it was running already.
 
         Raises:
             UnavailableError: Temporal does not answer.
@@ -122,7 +122,7 @@ class Background:
             item_id: The item.
 
         Returns:
-            True if nobody was at it yet.
+            True if it started; False if it was running already.
 
         Raises:
             UnavailableError: Temporal does not answer.
@@ -174,7 +174,7 @@ class Background:
             poll: Which ones.
 
         Returns:
-            True if nobody was at it yet.
+            True if it started; False if it was running already.
 
         Raises:
             UnavailableError: Temporal does not answer.
@@ -200,7 +200,7 @@ class Background:
         """Have processes ended whose workflow was cancelled or terminated; once is enough.
 
         Returns:
-            True if nobody was at it yet.
+            True if it started; False if it was running already.
         """
         try:
             await self._rpc.client.start_activity(

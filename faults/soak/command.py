@@ -80,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
         arguments: The command line's, after ``soak``.
 
     Returns:
-        The exit status: 1 if anything was lost, doubled or told wrongly, or did not settle.
+        The exit status: 1 if anything was lost, doubled or reported wrongly, or did not settle.
     """
     parser = argparse.ArgumentParser(prog='make faults ARGS="soak ..."', description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)

@@ -76,14 +76,14 @@ def failures(world: World, units: Sequence[Unit], outcomes: Sequence[Outcome]) -
         outcomes: What became of each.
 
     Returns:
-        Some lines for each unit that has lost or doubled something, or was told wrongly.
+        Some lines for each unit that has lost or doubled something, or was reported wrongly.
     """
     lines: list[str] = []
     for unit, outcome in zip(units, outcomes, strict=True):
         bad = {
             "lost": outcome.lost,
             "doubled": outcome.doubled,
-            "told wrongly": bool(outcome.wrong),
+            "reported wrongly": bool(outcome.wrong),
             "votes left out": outcome.left_out > 0,
         }
         if not any(bad.values()):
@@ -118,7 +118,8 @@ def summary(units: Sequence[Unit], outcomes: Sequence[Outcome]) -> list[str]:
     for unit, outcome in zip(units, outcomes, strict=True):
         by_kind[_name_of(unit)].append(outcome)
     lines = [
-        "| asked for | number | lost | doubled | told wrongly | told as unknown | same id again |",
+        "| asked for | number | lost | doubled | reported wrongly | reported as unknown "
+        "| same id again |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, found in sorted(by_kind.items()):

@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY
 OPERATING = (REPOSITORY / "docs/operating.md").read_text()
 PLUGIN_TUTORIAL = (REPOSITORY / "docs/plugin-tutorial.md").read_text()
 
-# Told of elsewhere than in the tutorial, or for type annotations only.
+# Documented elsewhere than in the tutorial, or for type annotations only.
 NOT_IN_THE_TUTORIAL = {
     "AuthType",
     "BadWebhookError",
@@ -59,7 +59,7 @@ def test_the_tutorial_names_all_of_the_sdk(name: str) -> None:
 
 
 def kinds_of_errors(root: type[EngineError] = EngineError) -> Iterator[type[EngineError]]:
-    # What stops a start, and bases that are never raised themselves, are told to no driver.
+    # What stops a start, and bases that are never raised themselves, reach no driver.
     if root not in (InvocationError, RecordedError, RegistrationError, SettingsError):
         yield root
     for kind in root.__subclasses__():
