@@ -31,7 +31,7 @@ async def post(url: str) -> None:
 
 @workflow.defn
 class Started:
-    """Runs one activity, tells when it is through, and waits."""
+    """Runs one activity, says when it is through, and waits."""
 
     def __init__(self) -> None:
         self._through = False

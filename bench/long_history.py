@@ -56,7 +56,7 @@ async def run() -> str:
                     COMMUNITY, "measured.keyed", process_id, reference
                 )
             signalled = time.monotonic() - began
-            outcome = await _all_heard(running.http, process_id)
+            outcome = await _all_handled(running.http, process_id)
             took = time.monotonic() - began
             workflow_id = process_workflow_id(COMMUNITY, "measured.keyed", process_id)
             lengths = [
@@ -71,7 +71,7 @@ async def run() -> str:
             "",
             "| measured | |",
             "| --- | --- |",
-            f"| heard | **{outcome['heard']}** of {WEBHOOKS} |",
+            f"| handled | **{outcome['heard']}** of {WEBHOOKS} |",
             f"| out of turn | **{outcome['out_of_turn']}** |",
             f"| signalled in | {signalled:.0f} s |",
             f"| handled in | {took:.0f} s ({WEBHOOKS / took:.0f} a second) |",
@@ -81,7 +81,7 @@ async def run() -> str:
     )
 
 
-async def _all_heard(http: httpx.AsyncClient, process_id: str) -> dict[str, int]:
+async def _all_handled(http: httpx.AsyncClient, process_id: str) -> dict[str, int]:
     path = f"/api/internal/process/measured.keyed/{process_id}"
     with Progress(transient=True) as progress:
         task = progress.add_task("handling", total=WEBHOOKS)

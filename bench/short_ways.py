@@ -136,10 +136,10 @@ class _Ways:
         return await self._until(name, handle.signal(Signalled.go, f"{self._receiver.url}/{name}"))
 
     async def _until(self, name: str, trigger: Awaitable[object]) -> float:
-        heard = self._receiver.expect(f"/{name}")
+        posted = self._receiver.expect(f"/{name}")
         started = time.perf_counter()
         await trigger
-        await asyncio.wait_for(heard, 60)
+        await asyncio.wait_for(posted, 60)
         return time.perf_counter() - started
 
 

@@ -1,4 +1,4 @@
-"""A platform, or a driver, as slow as it is told to be; it notes when it was asked what."""
+"""A platform, or a driver, as slow as is configured; it notes when it was asked what."""
 
 from __future__ import annotations
 

@@ -32,42 +32,42 @@ COMMUNITY = "park-friends-8f3a"
 VOTES = [(502, "Grace", "agree"), (503, "Linus", "agree"), (504, "Mary", "disagree")]
 
 
-def tell(text: str) -> None:
+def say(text: str) -> None:
     """Print a line of the story at once."""
     print(text, flush=True)
 
 
 def main() -> None:
-    """Tell the story."""
+    """Play the story."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--keep", action="store_true", help="stay up afterwards, to look around")
     keep: bool = parser.parse_args().keep
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="metagov-demo-")))
-        tell("1. Starting an engine (Temporal server, API, worker) and a twin of Loomio ...")
+        say("1. Starting an engine (Temporal server, API, worker) and a twin of Loomio ...")
         ports = free_ports(4)
         engine_url = stack.enter_context(_engine(folder, ports))
         twin = LoomioTwin()
         stack.enter_context(serve_in_thread(create_app(twin), ports[3]))
         ui = f"http://127.0.0.1:{ports[2]}"
-        tell(f"   API {engine_url}   API docs {engine_url}/docs   Temporal UI {ui}")
-        tell(f"   Loomio's twin {twin.base_url}")
+        say(f"   API {engine_url}   API docs {engine_url}/docs   Temporal UI {ui}")
+        say(f"   Loomio's twin {twin.base_url}")
         record = _story(engine_url, twin)
         workflow = quote(f"process/{COMMUNITY}/loomio.poll/{record['id']}", safe="")
-        tell("\nLook at it in the Temporal UI" + ("" if keep else " (with --keep, it stays up)"))
-        tell(f"   the poll's workflow  {ui}/namespaces/default/workflows/{workflow}")
-        tell(f"   all of its community {ui}/namespaces/default/workflows")
+        say("\nLook at it in the Temporal UI" + ("" if keep else " (with --keep, it stays up)"))
+        say(f"   the poll's workflow  {ui}/namespaces/default/workflows/{workflow}")
+        say(f"   all of its community {ui}/namespaces/default/workflows")
         if keep:
-            tell("\nCtrl-C ends it.")
+            say("\nCtrl-C ends it.")
             try:
                 threading.Event().wait()
             except KeyboardInterrupt:
-                tell("")
+                say("")
 
 
 def _story(engine_url: str, twin: LoomioTwin) -> dict[str, Any]:
     driver, callbacks = Engine(engine_url, COMMUNITY), Callbacks()
-    tell(f"\n2. The driver enables Loomio for the community {COMMUNITY}.")
+    say(f"\n2. The driver enables Loomio for the community {COMMUNITY}.")
     config = {
         "server_url": twin.base_url,
         "api_key": API_KEY,
@@ -82,9 +82,9 @@ def _story(engine_url: str, twin: LoomioTwin) -> dict[str, Any]:
     driver.request("PUT", f"/api/internal/community/{COMMUNITY}", body)
     hooks, _ = driver.request("GET", f"/api/internal/community/{COMMUNITY}/hooks")
     twin.chatbots.append({"server": engine_url + hooks["hooks"][0], "event_kinds": EVENT_KINDS})
-    tell(f"   Loomio sends its webhooks to {hooks['hooks'][0]}")
+    say(f"   Loomio sends its webhooks to {hooks['hooks'][0]}")
 
-    tell("\n3. It starts a poll.")
+    say("\n3. It starts a poll.")
     closing_at = datetime.now(UTC) + timedelta(days=7)
     poll = {
         "callback_url": callbacks.url,
@@ -94,22 +94,22 @@ def _story(engine_url: str, twin: LoomioTwin) -> dict[str, Any]:
         "closing_at": closing_at.isoformat(),
     }
     record, headers = driver.request("POST", "/api/internal/process/loomio.poll", poll)
-    tell(f"   202 Accepted, {headers.get('Location') or headers['location']}")
-    tell(f"   status {record['status']}, closes at {record['closing_at']}, {record['url']}")
+    say(f"   202 Accepted, {headers.get('Location') or headers['location']}")
+    say(f"   status {record['status']}, closes at {record['closing_at']}, {record['url']}")
 
-    tell("\n4. Members vote on Loomio; each vote comes to the driver by callback.")
+    say("\n4. Members vote on Loomio; each vote comes to the driver by callback.")
     key = record["url"].rpartition("/")[2]
     for user, name, option in VOTES:
         _post(f"{twin.base_url}/sandbox/polls/{key}/vote", {"user": user, "option": option})
-        told = callbacks.received.get(timeout=20)
-        counts = {name: vote["count"] for name, vote in told["outcome"]["votes"].items()}
-        tell(f"   {name} votes {option}; the driver hears {counts}")
+        callback = callbacks.received.get(timeout=20)
+        counts = {name: vote["count"] for name, vote in callback["outcome"]["votes"].items()}
+        say(f"   {name} votes {option}; the driver receives {counts}")
 
-    tell("\n5. A member closes the poll on Loomio.")
+    say("\n5. A member closes the poll on Loomio.")
     _post(f"{twin.base_url}/sandbox/polls/{key}/close", {})
     done = callbacks.completed(seconds=20)
-    tell("   The driver receives the outcome:")
-    tell("   " + json.dumps(done["outcome"], indent=2).replace("\n", "\n   "))
+    say("   The driver receives the outcome:")
+    say("   " + json.dumps(done["outcome"], indent=2).replace("\n", "\n   "))
     return done
 
 

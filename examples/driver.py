@@ -22,7 +22,7 @@ class Callbacks:
     """Takes what the engine POSTs to the driver.
 
     Attributes:
-        url: The address to hand out as ``callback_url``.
+        url: The address to send as ``callback_url``.
         received: The records, in the order in which they came.
     """
 
@@ -38,7 +38,7 @@ class Callbacks:
                 self.end_headers()
 
             def log_message(self, *args: object) -> None:
-                """Say nothing: the driver itself tells what it hears."""
+                """Log nothing: the driver itself prints what it receives."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/outcome"

@@ -66,7 +66,7 @@ def count_votes(cast: Sequence[CastVote], counted: Sequence[int], closed: float)
     known = {vote.number: vote for vote in cast}
     disordered: list[tuple[int, int]] = []
     for place, number in enumerate(counted[1:], 1):
-        # Whoever counts before it must not have been sent after it was accepted.
+        # A vote that counts before it must not have been sent after it was accepted.
         accepted = known[number].accepted
         latest = max(counted[:place], key=lambda earlier: known[earlier].sent)
         if accepted is not None and known[latest].sent > accepted:
@@ -95,7 +95,7 @@ class Ballot(Process):
         cast: The votes.
         closed: When its close was asked.
         answered: How many votes were answered.
-        close_unknown: Whether the driver was told that nobody knows whether it was closed.
+        close_unknown: Whether the answer to the close was *outcome unknown*.
     """
 
     kind = "ballot"
@@ -220,11 +220,11 @@ class Ballot(Process):
     def outcome(self) -> Outcome:
         """Count the votes too; a record that says how many were left out is as good as 504."""
         found = super().outcome()
-        told = self.tellings()
+        deliveries = self.deliveries()
         found.unknown = found.unknown or self.close_unknown
-        if not told:
+        if not deliveries:
             return found
-        record = told[-1].body
+        record = deliveries[-1].body
         count = count_votes(self.cast, (record["outcome"] or {}).get("votes", []), self.closed)
         if count.missing:
             found.left_out = record.get("webhooks_left_out") or 0

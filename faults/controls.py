@@ -46,7 +46,7 @@ class LateBallot(Ballot):
         self.voted.set()
 
 
-async def _forget_what_is_to_be_told(batch: Batch) -> None:
+async def _delete_deliveries(batch: Batch) -> None:
     """The driver is down, and what waits for it is deleted."""
     world = batch.world
     world.driver.down()
@@ -58,12 +58,12 @@ async def _forget_what_is_to_be_told(batch: Batch) -> None:
     world.driver.up()
 
 
-async def _tell_under_another_id(batch: Batch) -> None:
-    """What the driver was told, it is told once more by somebody else."""
+async def _deliver_under_another_id(batch: Batch) -> None:
+    """What was delivered to the driver is delivered once more by somebody else."""
     await batch.acting
-    await asyncio.gather(*(unit.heard_of() for unit in batch.units))
+    await asyncio.gather(*(unit.wait_delivered() for unit in batch.units))
     for unit in batch.units:
-        body = unit.tellings()[0].body
+        body = unit.deliveries()[0].body
         url = f"{batch.world.driver.url}/events"
         async with httpx.AsyncClient() as http:
             await http.post(url, json=body, headers={"webhook-id": f"again-{unit.name}"})
@@ -102,13 +102,13 @@ async def _while_no_worker_runs(batch: Batch, statement: str) -> None:
 CONTROLS = [
     Scenario(
         "an event deleted before it was sent",
-        _forget_what_is_to_be_told,
+        _delete_deliveries,
         [Action],
         runs=2,
         finds="lost",
     ),
     Scenario(
-        "one event sent under two ids", _tell_under_another_id, [Action], runs=2, finds="doubled"
+        "one event sent under two ids", _deliver_under_another_id, [Action], runs=2, finds="doubled"
     ),
     Scenario(
         "one effect asked for under two keys",

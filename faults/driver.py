@@ -12,7 +12,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Told:
+class Delivery:
     """One delivery as it arrived.
 
     Attributes:
@@ -35,7 +35,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Those who deliver are killed in the middle of it: nothing to tell of."""
+        """Ignore it: senders are killed in the middle of a delivery."""
 
 
 class Driver:
@@ -46,11 +46,11 @@ class Driver:
         answer: How it answers: ``ok``, ``late`` (after the engine has given up), ``500``, ``410``
             or ``cut``, which closes the connection after it has read the request.
         seconds: How long it takes before it answers.
-        under_way: How many requests it is at.
+        under_way: How many requests it is handling.
     """
 
     def __init__(self) -> None:
-        self._told: defaultdict[str, list[Told]] = defaultdict(list)
+        self._deliveries: defaultdict[str, list[Delivery]] = defaultdict(list)
         self.answer = "ok"
         self.seconds = 0.0
         self.under_way = 0
@@ -88,7 +88,7 @@ class Driver:
         self._server.server_close()
         self._server = None
 
-    def told(self, subject: str, **wanted: Any) -> list[Told]:
+    def received(self, subject: str, **wanted: Any) -> list[Delivery]:
         """What arrived about something.
 
         Args:
@@ -100,18 +100,20 @@ class Driver:
         """
         return [
             item
-            for item in list(self._told.get(subject, ()))
+            for item in list(self._deliveries.get(subject, ()))
             if all(item.body.get(name) == value for name, value in wanted.items())
         ]
 
     def again(self, subject: str, **wanted: Any) -> int:
         """How often something arrived again that had been taken before."""
-        taken = Counter(item.id for item in self.told(subject, **wanted) if item.taken)
+        taken = Counter(item.id for item in self.received(subject, **wanted) if item.taken)
         return sum(count - 1 for count in taken.values())
 
     def taken(self) -> set[str]:
         """The ids of all that it has answered with 2xx."""
-        return {item.id for items in list(self._told.values()) for item in items if item.taken}
+        return {
+            item.id for items in list(self._deliveries.values()) for item in items if item.taken
+        }
 
     def _take(self, request: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         how, name = self.answer, request.headers["webhook-id"]
@@ -119,7 +121,7 @@ class Driver:
         status = {"500": 500, "410": 410}.get(how, 200)
         subject = _subject(request.path, body)
         taken = how == "ok"
-        self._told[subject].append(Told(name, subject, body, taken, time.monotonic()))
+        self._deliveries[subject].append(Delivery(name, subject, body, taken, time.monotonic()))
         if how == "cut":
             request.close_connection = True
             return

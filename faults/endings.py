@@ -12,12 +12,12 @@ from faults.processes import Process, Vote
 from faults.units import Outcome
 from faults.world import PAUSE_SECONDS, World
 
-TOLD_SECONDS = 60.0
+DELIVERED_SECONDS = 60.0
 MOST_SWALLOWED = 3
 
 
 class Cancelled(Vote):
-    """A vote whose workflow is cancelled by an operator: its driver is told so within a minute.
+    """A vote whose workflow is cancelled by an operator: its driver is notified within a minute.
 
     Args:
         world: What surrounds the engine.
@@ -34,13 +34,13 @@ class Cancelled(Vote):
         self.ended = 0.0
 
     async def act(self) -> None:
-        """Start it, end its workflow, and close it when that is told."""
+        """Start it, end its workflow, and close it when that is delivered."""
         if not await self.start():
             return
         client = await Client.connect(self.world.cluster.temporal)
         await self.withdraw(client, f"process/{self.community}/{self.path}/{self.process_id}")
         self.ended = time.monotonic()
-        while not self.told():
+        while not self.delivered():
             if time.monotonic() - self.ended > self.world.client.patience_seconds:
                 return
             await asyncio.sleep(PAUSE_SECONDS)
@@ -53,13 +53,13 @@ class Cancelled(Vote):
         await client.get_workflow_handle(workflow_id).cancel()
 
     def outcome(self) -> Outcome:
-        """Whether it was told in time, and what."""
+        """Whether it was delivered in time, and what."""
         found = super().outcome()
-        for item in self.tellings():
-            if item.moment - self.ended > TOLD_SECONDS:
-                found.wrong.append(f"told after {item.moment - self.ended:.0f} s")
+        for item in self.deliveries():
+            if item.moment - self.ended > DELIVERED_SECONDS:
+                found.wrong.append(f"delivered after {item.moment - self.ended:.0f} s")
             if item.body["errors"].get("code") != self.expected_code:
-                found.wrong.append(f"told {item.body['errors']}")
+                found.wrong.append(f"delivered {item.body['errors']}")
         return found
 
 
@@ -89,7 +89,7 @@ class Pill(Process):
         if not await self.start():
             return
         await self.ask("POST", f"/api/hooks/{self.community}/poison", content="swallow this")
-        await self.heard_of()
+        await self.wait_delivered()
 
     def effects(self) -> int:
         """What it did to workers is counted apart."""
@@ -101,9 +101,9 @@ class Pill(Process):
         swallowed = self.world.made(f"swallowed {self.name}")
         if swallowed > MOST_SWALLOWED:
             found.wrong.append(f"{swallowed} workers ended")
-        for item in self.tellings():
+        for item in self.deliveries():
             if item.body["errors"].get("code") != self.expected_code:
-                found.wrong.append(f"told {item.body['errors']}")
+                found.wrong.append(f"delivered {item.body['errors']}")
         return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def effect(config: Mapping[str, str], text: str) -> None:
-    """Have an effect, which outlives whoever made it.
+    """Have an effect, which outlives the process that made it.
 
     Args:
         config: A plugin's config; ``platform`` is the file.

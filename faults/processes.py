@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from faults.driver import Told
+from faults.driver import Delivery
 from faults.units import Outcome, Unit
 from faults.world import COMMUNITY
 
@@ -43,25 +43,25 @@ class Process(Unit):
         """Its id; empty as long as it is not known."""
         if self.answer is not None and self.answer.status_code == 202:
             return str(self.answer.json()["id"])
-        return next((str(item.body["id"]) for item in self.tellings()), "")
+        return next((str(item.body["id"]) for item in self.deliveries()), "")
 
     @property
     def location(self) -> str:
         """Where its record is read and closed."""
         return f"/api/internal/process/{self.path}/{self.process_id}"
 
-    def tellings(self) -> list[Told]:
+    def deliveries(self) -> list[Delivery]:
         """The callbacks of the completed record, unless it was never started."""
         return [
             item
-            for item in self.world.driver.told(self.name, status="completed")
+            for item in self.world.driver.received(self.name, status="completed")
             if item.body["errors"].get("code") != "start_failed"
         ]
 
     @property
     def unknown(self) -> bool:
         """Whether the answer or the callback said so."""
-        codes = [item.body["errors"].get("code") for item in self.tellings()]
+        codes = [item.body["errors"].get("code") for item in self.deliveries()]
         return super().unknown or "start_outcome_unknown" in codes
 
     def again(self) -> int:
@@ -71,7 +71,7 @@ class Process(Unit):
     def outcome(self) -> Outcome:
         """Count what became of it; one that was started ends with an outcome."""
         found = super().outcome()
-        for item in self.tellings():
+        for item in self.deliveries():
             code = item.body["errors"].get("code")
             if code not in (None, "start_outcome_unknown", self.expected_code):
                 found.wrong.append(f"ended with {item.body['errors']}")
@@ -79,7 +79,7 @@ class Process(Unit):
 
 
 class LoomioPoll(Process):
-    """A poll on Loomio, which a member closes; Loomio tells of it by a webhook."""
+    """A poll on Loomio, which a member closes; Loomio sends a webhook."""
 
     kind = "poll"
     path = "loomio.poll"
@@ -174,12 +174,12 @@ class Tally(Process):
         return 0
 
     def outcome(self) -> Outcome:
-        """What it counted must have been stored at once, and told at the end."""
+        """What it counted must have been stored at once, and delivered at the end."""
         found = super().outcome()
         found.lost = found.lost or not self.kept
-        told = [item.body["outcome"] for item in self.tellings()]
-        found.lost = found.lost or any(outcome != {"n": self.news} for outcome in told)
-        found.notes += [f"told {outcome} of {self.news}" for outcome in told]
+        delivered = [item.body["outcome"] for item in self.deliveries()]
+        found.lost = found.lost or any(outcome != {"n": self.news} for outcome in delivered)
+        found.notes += [f"delivered {outcome} of {self.news}" for outcome in delivered]
         return found
 
 

@@ -71,7 +71,7 @@ class Scenario:
         runs: How many units in all.
         batch: How many at once.
         again: Whether the driver may get an id again, its answer having been lost.
-        unknown: Whether the driver may be told that an outcome is not known.
+        unknown: Whether the driver may get an unknown outcome.
         calls: How many seconds the units' longest calls take, from and to.
         down: How many seconds what is stopped stays so, from and to.
         spread: Within how many seconds the units begin.
@@ -137,7 +137,7 @@ class Scenario:
         await acting
         for unit in units:
             await unit.attempt(unit.end)
-        await asyncio.gather(*(unit.heard_of() for unit in units))
+        await asyncio.gather(*(unit.wait_delivered() for unit in units))
         try:
             await world.settled()
         except TimeoutError:

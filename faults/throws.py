@@ -74,7 +74,7 @@ async def kill_worker_inside_delivery(batch: Batch) -> None:
 
 
 async def kill_api_before_its_answer(batch: Batch) -> None:
-    """Temporal stands still, so a stored webhook cannot be handed over, nor answered."""
+    """Temporal stands still, so a stored webhook cannot be started, nor answered."""
     cluster = batch.world.cluster
     stored = "SELECT count(*) FROM received_webhook WHERE status = 'received'"
     with cluster.frozen("temporal"):
@@ -87,7 +87,7 @@ async def kill_api_before_its_answer(batch: Batch) -> None:
 
 
 async def kill_apis_inside_close(batch: Batch) -> None:
-    """Whoever waits for the answer to a DELETE gets none."""
+    """Clients that wait for the answer to a DELETE get none."""
     await until(lambda: any(batch.world.made(f"closing {unit.name}") for unit in batch.units))
     await batch.moment(1.0)
     batch.world.cluster.kill("api-0", "api-1")

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import httpx
 
-from faults.driver import Told
+from faults.driver import Delivery
 from faults.world import COMMUNITY, PAUSE_SECONDS, World
 
 HEADERS = {"X-Metagov-Community": COMMUNITY}
@@ -23,12 +23,12 @@ class Outcome:
 
     Attributes:
         name: The unit's.
-        lost: Something that happened was never told, or something asked for never done.
-        doubled: An effect was made twice, or a change told under two ids.
-        unknown: The driver was told that the outcome is not known.
+        lost: Something that happened was never delivered, or something asked for never done.
+        doubled: An effect was made twice, or a change delivered under two ids.
+        unknown: The driver got an unknown outcome.
         again: How often the driver got an id again that it had taken.
         left_out: How many votes the record says to have been left out.
-        wrong: What it was told that was not so, or not told in time.
+        wrong: What was reported to it that was not so, or too late.
         notes: What more there is to say of it.
         seconds: How long its longest call took.
     """
@@ -54,7 +54,7 @@ class Unit:
         name: A name of its own, by which platforms and driver know it.
         seconds: How long its longest call of plugin code takes.
         answer: The answer to what was asked.
-        wrong: What it was told that was not so.
+        wrong: What was reported to it that was not so.
     """
 
     kind = ""
@@ -73,13 +73,13 @@ class Unit:
     async def end(self) -> None:
         """Bring it to its end, the fault being over."""
 
-    def tellings(self) -> list[Told]:
-        """What the driver was told of its end."""
+    def deliveries(self) -> list[Delivery]:
+        """What was delivered to the driver of its end."""
         raise NotImplementedError
 
-    def told(self) -> set[str]:
-        """The ids under which the driver took word of its end."""
-        return {item.id for item in self.tellings() if item.taken}
+    def delivered(self) -> set[str]:
+        """The ids of the deliveries of its end that the driver took."""
+        return {item.id for item in self.deliveries() if item.taken}
 
     def effects(self) -> int:
         """How often it had its effect on the platform."""
@@ -87,17 +87,17 @@ class Unit:
 
     @property
     def unknown(self) -> bool:
-        """Whether the driver was told that the outcome is not known."""
+        """Whether the driver got an unknown outcome."""
         return self.answer is not None and self.answer.status_code == 504
 
     def again(self) -> int:
         """How often the driver got what it had taken."""
         return self.world.driver.again(self.name)
 
-    async def heard_of(self) -> None:
-        """Wait until the driver has been told; give up when patience ends."""
+    async def wait_delivered(self) -> None:
+        """Wait until its end is delivered; give up when patience ends."""
         deadline = asyncio.get_running_loop().time() + self.world.client.patience_seconds
-        while not (self.told() or self.unknown):
+        while not (self.delivered() or self.unknown):
             if asyncio.get_running_loop().time() > deadline:
                 return
             await asyncio.sleep(PAUSE_SECONDS)
@@ -126,11 +126,11 @@ class Unit:
 
     def outcome(self) -> Outcome:
         """Count what became of it."""
-        told = self.told()
+        delivered = self.delivered()
         return Outcome(
             self.name,
-            lost=not (told or self.unknown),
-            doubled=len(told) > 1 or self.effects() > 1,
+            lost=not (delivered or self.unknown),
+            doubled=len(delivered) > 1 or self.effects() > 1,
             unknown=self.unknown,
             again=self.again(),
             wrong=self.wrong,
@@ -144,7 +144,7 @@ class InTime(Unit):
     longest_seconds = 10.0
 
     async def act(self) -> None:
-        """Ask for it, and look at the clock."""
+        """Ask for it, and measure the time."""
         asked = time.monotonic()
         await super().act()
         took = time.monotonic() - asked
@@ -171,9 +171,9 @@ class Action(Unit):
             headers={**HEADERS, "Idempotency-Key": self.name},
         )
 
-    def tellings(self) -> list[Told]:
+    def deliveries(self) -> list[Delivery]:
         """The event."""
-        return self.world.driver.told(self.name, event_type="acted")
+        return self.world.driver.received(self.name, event_type="acted")
 
     def effects(self) -> int:
         """Calls of the platform."""
@@ -213,8 +213,8 @@ class ActionAgain(Action):
     slug = "again"
 
     def effects(self) -> int:
-        """Changes of which the driver was told."""
-        return len(self.told())
+        """Changes that were delivered to the driver."""
+        return len(self.delivered())
 
     def _refused(self, answer: httpx.Response) -> None:
         """Doing it again changes nothing, so it may be asked for again whatever was done."""
@@ -240,13 +240,13 @@ class Webhook(Unit):
             headers={"X-Delivery": self.name, "X-Concerns": "nobody"},
         )
 
-    def tellings(self) -> list[Told]:
+    def deliveries(self) -> list[Delivery]:
         """The event."""
-        return self.world.driver.told(self.name, event_type="heard")
+        return self.world.driver.received(self.name, event_type="heard")
 
     def effects(self) -> int:
-        """How often it was told; the receiver itself may be called again."""
-        return len(self.told())
+        """How often it was delivered; the receiver itself may be called again."""
+        return len(self.delivered())
 
 
 class WebhookInTime(InTime, Webhook):

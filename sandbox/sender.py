@@ -29,7 +29,7 @@ class Sender:
             task.cancel()
 
     def send(self, url: str, body: Any, headers: Mapping[str, str] | None = None) -> None:
-        """Post a JSON body once; nobody looks at the answer.
+        """Post a JSON body once; the answer is ignored.
 
         Args:
             url: Where to.

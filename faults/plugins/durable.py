@@ -147,7 +147,7 @@ class Vote(GovernanceProcess):
 
 @Registry.governance_process
 class Keyless(GovernanceProcess):
-    """Hears every webhook: what is addressed to it, by its id or to all, it takes."""
+    """Receives every webhook, and takes what is addressed to it, by its id or to all."""
 
     name = "keyless"
     plugin_name = "durable"

@@ -34,7 +34,7 @@ PLACES = {
 }
 SETTLE_SECONDS = 300.0
 PATIENCE_SECONDS = 400.0
-TELL_EVERY_SECONDS = 60.0
+REPORT_EVERY_SECONDS = 60.0
 
 
 @dataclass
@@ -138,7 +138,7 @@ async def _kill_under_load(
     soak: Soak, load: Load, victims: Victims, chance: random.Random, every: float
 ) -> None:
     loading = asyncio.create_task(load.run())
-    telling = asyncio.create_task(_tell(soak, load))
+    reporting = asyncio.create_task(_report(soak, load))
     end = time.monotonic() + soak.minutes * 60
     while (left := end - time.monotonic()) > 0:
         await asyncio.sleep(min(left, chance.expovariate(1 / every)))
@@ -148,16 +148,16 @@ async def _kill_under_load(
         except RuntimeError as error:
             soak.failures.append(str(error))
             break
-    for task in (loading, telling):
+    for task in (loading, reporting):
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
 
 
-async def _tell(soak: Soak, load: Load) -> None:
+async def _report(soak: Soak, load: Load) -> None:
     started = time.monotonic()
     while True:
-        await asyncio.sleep(TELL_EVERY_SECONDS)
+        await asyncio.sleep(REPORT_EVERY_SECONDS)
         print(
             f"{(time.monotonic() - started) / 60:.0f} min: {len(load.units)} units, "
             f"{load.under_way} under way, {load.rate:.1f} a second, {load.waiting} waiting, "
@@ -167,7 +167,7 @@ async def _tell(soak: Soak, load: Load) -> None:
 
 
 async def _settle(soak: Soak, world: World, load: Load, victims: Victims) -> None:
-    """Wait until nothing is under way, nothing waits, and the driver was told of all."""
+    """Wait until nothing is under way, nothing waits, and all is delivered."""
     began = time.monotonic()
     try:
         async with asyncio.timeout(SETTLE_SECONDS):
@@ -179,7 +179,7 @@ async def _settle(soak: Soak, world: World, load: Load, victims: Victims) -> Non
                 await asyncio.sleep(2)
             while await asyncio.to_thread(world.cluster.count, WAITING):
                 await asyncio.sleep(0.5)
-            await asyncio.gather(*(unit.heard_of() for unit in load.units))
+            await asyncio.gather(*(unit.wait_delivered() for unit in load.units))
         soak.settled = time.monotonic() - began
     except TimeoutError:
         soak.failures.append(f"not settled in {SETTLE_SECONDS:.0f} s:")
@@ -193,7 +193,7 @@ async def _settle(soak: Soak, world: World, load: Load, victims: Victims) -> Non
 
 
 async def _close_what_is_open(world: World) -> None:
-    """Close ballots of which no driver knows: it was told that their start is unknown."""
+    """Close ballots of which no driver knows: the answer to their start was *outcome unknown*."""
     for record in await _pending(world):
         if record["name"] == "voting.ballot":
             path = f"/api/internal/process/voting.ballot/{record['id']}"

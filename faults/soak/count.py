@@ -17,7 +17,7 @@ PAGE = 500
 
 
 async def read_feed(world: World) -> list[dict[str, Any]]:
-    """Read all that drivers were to be told, page by page.
+    """Read all that was to be delivered to drivers, page by page.
 
     Args:
         world: What surrounds the engine.

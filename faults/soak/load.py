@@ -11,7 +11,7 @@ from functools import partial
 import psycopg
 
 from faults.ballots import Ballot
-from faults.driver import Told
+from faults.driver import Delivery
 from faults.processes import SlowVote, Vote
 from faults.units import Action, Outcome, Unit, Webhook
 from faults.world import World
@@ -63,16 +63,16 @@ class CommunityChange(Unit):
             if self.answer.status_code not in (200, 201):
                 self.wrong.append(f"PUT: {self.answer.status_code} {self.answer.text:.200}")
 
-    def tellings(self) -> list[Told]:
-        """Nobody is told of it."""
+    def deliveries(self) -> list[Delivery]:
+        """Nothing is delivered of it."""
         return []
 
     def effects(self) -> int:
         """It has none."""
         return 0
 
-    async def heard_of(self) -> None:
-        """Its answer is all there is to hear."""
+    async def wait_delivered(self) -> None:
+        """Its answer is all there is."""
 
     def outcome(self) -> Outcome:
         """Whether it was there after its answer."""

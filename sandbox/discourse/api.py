@@ -272,7 +272,7 @@ async def reply(topic_id: int, form: Form, twin: Twin) -> Response:
 
 @router.post("/sandbox/webhooks")
 async def add_webhook(form: Form, twin: Twin) -> Response:
-    """Have an address told of what happens."""
+    """Send webhooks to an address."""
     return act(lambda: twin.webhooks.append(form["url"]))
 
 

@@ -86,7 +86,7 @@ class DiscourseTwin(Twin):
         rate_limited: How many of the next requests are over the limit.
         failures: With which statuses the next requests fail, with an HTML page.
         late_failures: The same, what was asked for being done.
-        webhooks: The URLs that are told of what happens.
+        webhooks: The URLs that webhooks are sent to.
         members: User names by their number.
         plain: Whether the poll plugin is off.
     """
@@ -233,7 +233,7 @@ class DiscourseTwin(Twin):
                 poll.status, poll.closed_at = "closed", self.now()
 
     def set_user_fields(self, username: str, fields: dict[str, str]) -> None:
-        """Change a user's profile, and tell of it."""
+        """Change a user's profile, and send a webhook."""
         self.user_fields[username] = fields
         about = user(username) | {"user_fields": fields, "trust_level": 1}
         self.announce("user_updated", {"user": about})

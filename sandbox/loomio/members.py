@@ -80,10 +80,10 @@ async def advance_clock(body: Fields, request: Request, twin: Twin) -> Response:
 
 @router.post("/sandbox/webhooks")
 async def add_webhook(body: Fields, twin: Twin) -> Response:
-    """Have an address told of what happens."""
+    """Send webhooks to an address."""
     server = body.get("url") or body.get("server")
     if not isinstance(server, str):
-        return refused(422, "url is the address that is to be told")
+        return refused(422, "url is the address that webhooks are sent to")
     known = ("event_kinds", "webhook_kind")
     more = {name: body[name] for name in known if name in body}
     return JSONResponse(twin.add_chatbot({"server": server, **more}))

@@ -50,7 +50,7 @@ class LoomioTwin(Twin):
         groups: The group, a subgroup of it, and one that has nothing to do with it.
         rate_limited: How many of the next requests are over the limit.
         failures: How the next requests fail, as statuses or faults.
-        chatbots: Whom to tell of what: ``server`` and ``event_kinds``.
+        chatbots: Where webhooks are sent, and about what: ``server`` and ``event_kinds``.
         members: Id, name, user name, and whether it is a bot.
     """
 
@@ -159,7 +159,7 @@ class LoomioTwin(Twin):
         self.failures += [Fault(status, delay_seconds)] * count
 
     def add_poll(self, fields: dict[str, Any], group_id: int | None, invited: list[int]) -> Poll:
-        """Make a poll of fields that were checked, and tell of it."""
+        """Make a poll of fields that were checked, and send webhooks about it."""
         number, closing_at = self.new_id(), moment(fields.get("closing_at"))
         kind = str(fields.get("poll_type", "proposal"))
         poll = Poll(
@@ -191,7 +191,7 @@ class LoomioTwin(Twin):
                 del poll.votes[user]
 
     def add_discussion(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Start a discussion, and tell of it."""
+        """Start a discussion, and send webhooks about it."""
         number = self.new_id()
         discussion = {
             "id": number,
@@ -211,7 +211,7 @@ class LoomioTwin(Twin):
         return discussion
 
     def add_comment(self, discussion: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
-        """Put a comment into a discussion, and tell of it."""
+        """Put a comment into a discussion, and send webhooks about it."""
         comment = {
             "id": self.new_id(),
             "body": fields["body"],

@@ -33,7 +33,7 @@ def webhook_body(news: News, base_url: str, form: str, old: bool) -> dict[str, A
     """Write a webhook.
 
     Args:
-        news: What it tells.
+        news: What it is about.
         base_url: The platform's address, for links.
         form: The chatbot's ``webhook_kind``.
         old: Whether it has what webhooks had in 2021 beside the text.

@@ -162,8 +162,8 @@ async def join(form: Form, twin: Twin) -> Response:
 
 
 def _invalid(errors: list[GraphQLError] | list[GraphQLSyntaxError], code: str) -> Response:
-    told = [error.formatted | {"extensions": {"code": code}} for error in errors]
-    return JSONResponse({"errors": told}, 400)
+    answers = [error.formatted | {"extensions": {"code": code}} for error in errors]
+    return JSONResponse({"errors": answers}, 400)
 
 
 def _who(twin: OpenCollectiveTwin) -> str:

@@ -13,7 +13,7 @@ SLUG = "example-collective"
 LEGACY_ID = 7
 BOT = "governance-bot"
 EMOJI = ("👍\ufe0f", "👎", "😀", "🎉", "😕", "❤\ufe0f", "🚀", "👀")
-# What is done to an expense: its status after, and the activity that tells of it.
+# What is done to an expense: its status after, and the activity that records it.
 EXPENSE_STEPS: dict[str, tuple[str, str]] = {
     "APPROVE": ("APPROVED", "APPROVED"),
     "UNAPPROVE": ("PENDING", "UNAPPROVED"),
@@ -170,7 +170,7 @@ class Webhook(Thing):
     """A webhook.
 
     Attributes:
-        activity_type: Of what it tells.
+        activity_type: The activities that it is sent for.
         url: Where to.
     """
 

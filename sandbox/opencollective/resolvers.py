@@ -17,7 +17,7 @@ Info: TypeAlias = GraphQLResolveInfo[bool]
 
 
 def failure(reason: str, code: str = "") -> GraphQLError:
-    """A failure as the platform tells it.
+    """A failure as the platform reports it.
 
     Args:
         reason: In a sentence.

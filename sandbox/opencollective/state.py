@@ -176,8 +176,8 @@ class OpenCollectiveTwin(Twin):
             raise CodedError(
                 f"Expense status is {expense.status}, it must be APPROVED", "Forbidden"
             )
-        expense.status, told = EXPENSE_STEPS[action]
-        self.happens(f"COLLECTIVE_EXPENSE_{told}", author, expense)
+        expense.status, kind = EXPENSE_STEPS[action]
+        self.happens(f"COLLECTIVE_EXPENSE_{kind}", author, expense)
 
     def publish(self, author: str, title: str, html: str) -> Update:
         """Publish an update.
@@ -214,7 +214,7 @@ class OpenCollectiveTwin(Twin):
         """Register a webhook.
 
         Args:
-            activity_type: Of what it tells.
+            activity_type: The activities that it is sent for.
             url: Where to.
 
         Returns:
@@ -233,7 +233,7 @@ class OpenCollectiveTwin(Twin):
         return made
 
     def happens(self, kind: str, author: str, about: Thing) -> None:
-        """Make a note of what has happened, and tell of it.
+        """Make a note of what has happened, and send webhooks about it.
 
         Args:
             kind: The activity, as GraphQL names it.

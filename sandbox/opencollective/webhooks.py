@@ -1,4 +1,4 @@
-"""How the Open Collective twin's webhooks tell of what has happened."""
+"""What the Open Collective twin's webhooks say of what has happened."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ WEBHOOK_TYPES = {
     "UPDATE_COMMENT_CREATED": "update.comment.created",
 }
 # The activities whose webhooks have content.
-TELLING = re.compile(
+WITH_CONTENT = re.compile(
     r"collective\.(member\.created|update\.published|expense\."
     r"(created|updated|deleted|approved|unapproved|rejected|reApprovalRequested|paid|unpaid|spam"
     r"|processing|scheduledForPayment|error|invite\.drafted))"
@@ -64,7 +64,7 @@ def webhook_body(activity: Activity) -> dict[str, Any]:
         "id": activity.number,
         "type": kind,
         "CollectiveId": LEGACY_ID,
-        "data": _content(activity) if TELLING.fullmatch(kind) else {},
+        "data": _content(activity) if WITH_CONTENT.fullmatch(kind) else {},
     }
 
 

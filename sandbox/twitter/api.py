@@ -230,7 +230,7 @@ def invalid(detail: str = INVALID) -> Response:
 
 
 def not_found(parameter: str, value: str) -> Response:
-    """What is not there is told in a 200."""
+    """What is not there is reported in a 200."""
     error = {
         "value": value,
         "detail": f"Could not find user with {parameter}: [{value}].",

@@ -72,7 +72,7 @@ class Verifier(RequestValidator):
         request_token: str | None = None,
         access_token: str | None = None,
     ) -> bool:
-        """Whether this number was not used before; oauthlib has looked at the time."""
+        """Whether this number was not used before; oauthlib has checked the time."""
         new = (timestamp, nonce) not in self._used
         self._used.add((timestamp, nonce))
         return new

@@ -127,7 +127,7 @@ class Guild:
         return [(item["id"], item["type"], item["position"]) for item in listed]
 
     def events(self, after: str | None) -> list[dict[str, Any]]:
-        """All that was told after a cursor."""
+        """All that was received after a cursor."""
         found: list[dict[str, Any]] = []
         while True:
             page = self.read("/api/internal/events", **({"after": after} if after else {}))
@@ -201,10 +201,10 @@ def test_all_that_was_open_goes_on(guild: Guild, tmp_path: Path, commit: str, ho
     for name in ("ada", "bob", "eve"):
         guild.vote(finished, name)
     assert engine.wait_completed(finished)["status"] == "completed"
-    eventually(lambda: driver.told("ballot", status="completed"))
+    eventually(lambda: driver.received("ballot", status="completed"))
     finished_record = guild.read(finished)
     page = guild.read("/api/internal/events", wait=20)
-    cursor, told = page["next_cursor"], page["events"]
+    cursor, received = page["next_cursor"], page["events"]
     counted = guild.count()
     assert counted == {"value": 1, "code": str(engine.source / "engine/__init__.py")}
     ballot, asked_to_close = guild.start("ballot"), guild.start("ballot")
@@ -220,7 +220,7 @@ def test_all_that_was_open_goes_on(guild: Guild, tmp_path: Path, commit: str, ho
         guild.announce(name)
     closed_before = guild.start("ballot")
     guild.close(closed_before)
-    eventually(lambda: all(driver.told(name) for name in ANNOUNCED))
+    eventually(lambda: all(driver.received(name) for name in ANNOUNCED))
     waiting = guild.waiting()
     assert len(waiting) >= len(ANNOUNCED) + 1
     schedules = guild.schedules()
@@ -260,7 +260,7 @@ def test_all_that_was_open_goes_on(guild: Guild, tmp_path: Path, commit: str, ho
     for subject in ("ballot", "watched", "crowd", *ANNOUNCED):
         assert driver.again(subject) == 0
     since = guild.events(cursor)
-    assert ids(told + since) == ids(guild.events(None))
+    assert ids(received + since) == ids(guild.events(None))
     waited = [(delivery, position) for delivery, _, position in reversed(waiting)]
     assert [item for item in ids(since) if item in waited] == waited
     eventually(lambda: len(guild.ticks()) >= ticked + 3)
