@@ -33,6 +33,9 @@ CREATED = "created"
 PENDING = "pending"
 COMPLETED = "completed"
 
+# Before the id of a child that has ended, among the webhooks that wait.
+CHILD = "child:"
+
 # For workflows whose recorded input does not say how long storing may take.
 STORING_SECONDS = 90.0
 
@@ -84,7 +87,8 @@ class ProcessProgress:
     Attributes:
         record: The record after the latest invocation; None before ``start`` has run.
         failure: Id of the invocation that failed to start the process, if it did.
-        webhooks: Ids of received webhooks that wait for their turn.
+        webhooks: What waits for its turn, in order: ids of received webhooks, and
+            ``child:{id}`` for each child that has ended.
         invocations: How many invocations were begun; gives each its id.
         missed_closings: How often the closing time came and the process stayed open.
         polled_seconds: For how long polls have gone on that were stopped for something else.
@@ -112,6 +116,7 @@ class RunGovernanceProcess:
         progress: How far a workflow before this one came.
         storing_seconds: How long the database may be waited for.
         shown_status: The status that operators searched it by when it was started.
+        parent: Id of the workflow that is signalled when this one ends, if a process started it.
     """
 
     process_id: str
@@ -123,11 +128,12 @@ class RunGovernanceProcess:
     progress: ProcessProgress = field(default_factory=ProcessProgress)
     storing_seconds: float = STORING_SECONDS
     shown_status: str = CREATED
+    parent: str | None = None
 
 
 @dataclass(frozen=True)
 class InvokeProcess:
-    """One call of a process' ``start``, ``close`` or ``receive_webhook``.
+    """One call of a process' ``start``, ``close``, ``receive_webhook`` or ``child_completed``.
 
     Attributes:
         process_id: The process.
@@ -137,6 +143,7 @@ class InvokeProcess:
         request_id: The request for a close, if it came by the API.
         webhooks_left_out: How many webhooks were accepted before a close that does not wait for
             them any longer.
+        child_id: The child that has ended.
     """
 
     process_id: str
@@ -145,6 +152,7 @@ class InvokeProcess:
     webhook_id: str | None = None
     request_id: str | None = None
     webhooks_left_out: int = 0
+    child_id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,12 @@ class Settings(BaseSettings):
         le=600,
         description="How long a close waits for webhooks that were accepted before it.",
     )
+    most_children: int = Field(
+        20, ge=1, le=1000, description="Children of one process that have not ended."
+    )
+    most_child_levels: int = Field(
+        5, ge=1, le=100, description="Levels of children below a process that a driver started."
+    )
     most_lost_calls: int = Field(
         3,
         ge=1,

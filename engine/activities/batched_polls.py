@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 
 from engine.errors import EngineError, PluginPausedError, WorkerLostError
-from engine.invocations.effects import Effects, effects_of, start_deliveries
+from engine.invocations.effects import Effects, FollowUp, effects_of, hand_over
 from engine.invocations.heartbeat import again_in, remember, remembered, with_heartbeat
 from engine.invocations.loading import LoadedPlugin, load_plugin
 from engine.invocations.lost_calls import clear, forgive, is_suspect
@@ -132,19 +132,19 @@ class BatchedPollActivities:
     ) -> list[ProcessRecord]:
         """Store all of it at once; a process that changed meanwhile is left to the next poll."""
 
-        async def store(session: AsyncSession) -> tuple[list[ProcessRecord], list[str]]:
-            records, items = [], effects.items
+        async def store(session: AsyncSession) -> tuple[list[ProcessRecord], FollowUp]:
+            records, follow_up = [], FollowUp(effects.items)
             for change in sorted(changed, key=lambda change: change.loaded.row.id):
                 row = await lock(session, change.loaded.row.id)
                 if row.status == COMPLETED or row.updated_at != change.loaded.row.updated_at:
                     continue
-                items += await change.store(session, row)
+                follow_up += await change.store(session, row)
                 records.append(row.record())
             await effects.store(session)
-            return records, items
+            return records, follow_up
 
-        records, items = await self._engine.database.persist(store)
-        await start_deliveries(self._engine, plugin.community, items)
+        records, follow_up = await self._engine.database.persist(store)
+        await hand_over(self._engine, plugin.community, follow_up)
         return records
 
 

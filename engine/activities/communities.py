@@ -23,7 +23,7 @@ from engine.errors import (
     UnavailableError,
     describe,
 )
-from engine.invocations.effects import append_record, start_deliveries, store_effects
+from engine.invocations.effects import FollowUp, hand_over, store_effects
 from engine.invocations.heartbeat import (
     before_plugin_code,
     last_unforeseen_try,
@@ -31,7 +31,8 @@ from engine.invocations.heartbeat import (
 )
 from engine.invocations.loading import LoadedPlugin, build_plugin
 from engine.invocations.plugin_code import call
-from engine.messages import ApplyChange, ProcessRecord
+from engine.invocations.process import complete
+from engine.messages import COMPLETED, ApplyChange
 from engine.resources import Engine
 from engine.schedules import TaskSchedule, task_schedule_id
 from engine.sdk import plugin as sdk
@@ -81,10 +82,9 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Applied:
-    """What follows from a change that was stored: deliveries, and signals to Temporal."""
+    """What follows from a change that was stored."""
 
-    items: Sequence[str] = ()
-    records: Sequence[ProcessRecord] = ()
+    follow_up: FollowUp = field(default_factory=FollowUp)
     gone: Sequence[PluginInstance] = ()
 
 
@@ -221,7 +221,7 @@ class CommunityActivities:
             await session.flush()
         await communities.lock_instances(session, change.community)
         row.readable_name, row.updated_at = plan.readable_name, utc_now()
-        items, records = await self._end_processes(session, plan.gone)
+        follow_up = await self._end_processes(session, plan.gone)
         replaced = list(plan.replaced.values())
         await communities.delete_instances(session, [i.id for i in plan.gone] + replaced)
         await session.flush()
@@ -238,7 +238,7 @@ class CommunityActivities:
                 )
             )
             await session.flush()
-            items += await store_effects(self._engine, session, loaded)
+            follow_up += FollowUp(await store_effects(self._engine, session, loaded))
             old_id = plan.replaced.get(entry.instance)
             if old_id is not None:
                 for process in await processes.unfinished_of_instance(session, old_id):
@@ -247,7 +247,7 @@ class CommunityActivities:
         for instance, _, _, loaded in plan.reconfigured:
             stored = await session.get_one(PluginInstance, instance.id)
             stored.config_encrypted = self._engine.secrets.encrypt(dict(loaded.plugin.config))
-            items += await store_effects(self._engine, session, loaded)
+            follow_up += FollowUp(await store_effects(self._engine, session, loaded))
         stay = plan.kept + [(instance, entry) for instance, _, entry, _ in plan.reconfigured]
         for instance, entry in stay:
             stored = await session.get_one(PluginInstance, instance.id)
@@ -256,7 +256,7 @@ class CommunityActivities:
                 setattr(stored, name, value)
         mark = await _begun(session, change)
         mark.status, mark.created, mark.desired_encrypted = APPLIED, created, None
-        return _Applied(items, records, plan.gone)
+        return _Applied(follow_up, plan.gone)
 
     async def _plan(self, community: str, wanted: dict[str, Any]) -> _Plan:
         """Compare what is with what is wanted."""
@@ -370,34 +370,36 @@ class CommunityActivities:
             await self._begin(change)
         for instance in leaving:
             await self._disable(instance, community.readable_name if community else "")
-        async with self._engine.database.write() as session:
+
+        async def store(session: AsyncSession) -> _Applied:
             row = await communities.lock_community(session, change.community)
             if row is None:
                 raise _no_community(change.community)
             instances = await communities.lock_instances(session, change.community)
-            items, records = await self._end_processes(session, instances)
+            follow_up = await self._end_processes(session, instances)
             await communities.delete_instances(session, [i.id for i in instances])
             await session.delete(row)
             (await _begun(session, change)).status = APPLIED
-        return _Applied(items, records, instances)
+            return _Applied(follow_up, instances)
+
+        return await self._engine.database.persist(store)
 
     async def _end_processes(
-        self, session: Any, instances: Any
-    ) -> tuple[list[str], list[ProcessRecord]]:
-        items: list[str] = []
-        records: list[ProcessRecord] = []
+        self, session: AsyncSession, instances: Sequence[PluginInstance]
+    ) -> FollowUp:
+        follow_up = FollowUp()
         for instance in instances:
             for process in await processes.unfinished_of_instance(session, instance.id):
-                process.complete(
-                    {
-                        "code": "plugin_disabled",
-                        "message": f"Plugin '{instance.plugin}' was disabled for community "
-                        f"'{instance.community}' while the process was pending",
-                    }
-                )
-                items += await append_record(session, process)
-                records.append(process.record())
-        return items, records
+                if process.status == COMPLETED:
+                    continue  # It has just ended with the one that started it.
+                disabled = {
+                    "code": "plugin_disabled",
+                    "message": f"Plugin '{instance.plugin}' was disabled for community "
+                    f"'{instance.community}' while the process was pending",
+                }
+                follow_up += await complete(session, process, disabled)
+                follow_up += FollowUp(ended=[process.id])
+        return follow_up
 
     async def _refuse(self, change: CommunityChange, error: EngineError) -> None:
 
@@ -421,9 +423,7 @@ class CommunityActivities:
 
     async def _follow_up(self, community: str, applied: _Applied) -> None:
         """Bring Temporal in line with the database."""
-        await start_deliveries(self._engine, community, list(applied.items))
-        for record in applied.records:
-            await self._engine.temporal.processes.reload(record)
+        await hand_over(self._engine, community, applied.follow_up)
         wanted = {task.id: task for task in await tasks_of(self._engine, community)}
         for task in wanted.values():
             await self._engine.schedules.schedule_task(task)

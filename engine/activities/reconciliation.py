@@ -20,10 +20,11 @@ from engine.activities.restored import (
     remember_how_far,
 )
 from engine.activities.routing import route_accepted, route_again
+from engine.invocations.children import signal_parent, start_workflow
 from engine.invocations.heartbeat import again_in, with_heartbeat
 from engine.invocations.process import end_process
 from engine.messages import COMPLETED
-from engine.resources import Engine, capabilities_of
+from engine.resources import Engine
 from engine.sdk.registry import ProcessDeclaration, Registry
 from engine.store import accepted, communities, invocations, lost_calls, outbox, processes, webhooks
 from engine.store.database import utc_now
@@ -94,6 +95,7 @@ class ReconciliationActivities:
             "deliveries": await self._deliveries(),
             "processes_without_workflow": await self._processes_without_workflow(),
             "workflows_without_process": await self._workflows_without_process(),
+            "children": await self._children(),
             "schedules": await self._schedules(),
             "batched_polls": await poll_together(self._engine),
             "changes": await withdraw_abandoned_changes(self._engine),
@@ -153,10 +155,7 @@ class ReconciliationActivities:
         row = await self._process(process_id)
         if row is None or row.status == COMPLETED:
             return False
-        title = row.parameters.get("title")
-        if not await temporal.processes.ensure(
-            row.record(), capabilities_of(declaration), str(title)[:100] if title else None
-        ):
+        if not await start_workflow(self._engine, row, declaration):
             return False
         log.warning("workflow of a process started again", process=row.id, name=row.name)
         oldest = self._lost.setdefault(row.instance_id, row)
@@ -186,6 +185,18 @@ class ReconciliationActivities:
                 log.warning("workflow without pending process ended", workflow=workflow_id)
                 repaired += 1
         return repaired
+
+    async def _children(self) -> int:
+        """Signal parents that have not handled the end of a child."""
+
+        async def signal(child: tuple[str, str]) -> bool:
+            process = await self._process(child[0])
+            return process is not None and await signal_parent(self._engine, process)
+
+        signalled = 0
+        async for page in self._pages(processes.unreported_after):
+            signalled += await _start_each(page, signal)
+        return signalled
 
     async def _process(self, process_id: str) -> processes.GovernanceProcess | None:
         async with self._engine.database.read() as session:

@@ -12,7 +12,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.invocations.effects import append_record, record_item_id, start_deliveries
+from engine.invocations.children import signal_parent
+from engine.invocations.effects import (
+    FollowUp,
+    append_record,
+    end_children,
+    hand_over,
+    record_item_id,
+)
 from engine.messages import COMPLETED, CREATED, ProcessRecord
 from engine.resources import Engine
 from engine.store import communities, epochs, outbox, outside, processes, restoring
@@ -113,7 +120,7 @@ async def complete_from_result(engine: Engine, row: GovernanceProcess) -> bool:
     if record is None:
         return False
 
-    async def complete(session: AsyncSession) -> list[str] | None:
+    async def complete(session: AsyncSession) -> FollowUp | None:
         stored = await processes.lock_process(session, row.id)
         if stored is None or stored.status == COMPLETED:
             return None
@@ -124,14 +131,15 @@ async def complete_from_result(engine: Engine, row: GovernanceProcess) -> bool:
                 session, present, found_by=restoring.TEMPORAL, at_once=False
             )
         _take(stored, record)
-        return await append_record(session, stored)
+        return FollowUp(await append_record(session, stored)) + await end_children(session, stored)
 
     async with engine.database.write() as session:
-        items = await complete(session)
-    if items is None:
+        follow_up = await complete(session)
+    if follow_up is None:
         return False
     log.warning("process completed as its workflow has", process=row.id, name=row.name)
-    await start_deliveries(engine, row.community, items)
+    await hand_over(engine, row.community, follow_up)
+    await signal_parent(engine, row)
     return True
 
 

@@ -20,13 +20,14 @@ from engine.errors import (
     is_storable,
     plain_text,
 )
+from engine.invocations.children import start_workflow
 from engine.invocations.heartbeat import again_in, try_again, was_cut_off
 from engine.invocations.in_place import follow_up_again, handle_in_place
 from engine.invocations.loading import LoadedPlugin, load_plugin
 from engine.invocations.pacing import call_at_once
 from engine.invocations.receiver import request_of
 from engine.messages import COMPLETED
-from engine.resources import Engine, capabilities_of
+from engine.resources import Engine
 from engine.sdk.registry import PluginDeclaration, Registry
 from engine.store import communities, processes, webhooks
 from engine.store.database import utc_now
@@ -172,10 +173,9 @@ async def _start_lost(engine: Engine, declaration: PluginDeclaration, process_id
     declared = declaration.processes.get(process.slug) if process is not None else None
     if process is None or declared is None or process.status == COMPLETED:
         return False
-    record = process.record()
-    if await engine.temporal.processes.was_ended(record):
+    if await engine.temporal.processes.was_ended(process.record()):
         return False
-    if await engine.temporal.processes.ensure(record, capabilities_of(declared), process.title):
+    if await start_workflow(engine, process, declared):
         await route_again(engine, process)
     return True
 

@@ -21,14 +21,15 @@ import structlog
 from cachetools import LRUCache
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.errors import EngineError
-from engine.invocations.effects import Effects, FollowUp, effects_of, start_deliveries
+from engine.errors import EngineError, PluginCodeError
+from engine.invocations.effects import Effects, FollowUp, effects_of, hand_over
 from engine.invocations.loading import LoadedPlugin, load_plugin, modules_of
 from engine.invocations.pacing import call_at_once
 from engine.invocations.process import ChangeProcess, LoadedProcess, lock, snapshot_of
 from engine.invocations.receiver import request_of
 from engine.messages import COMPLETED, ProcessRecord
 from engine.resources import Engine
+from engine.sdk.children import Children
 from engine.sdk.parameters import Parameters, fill_defaults
 from engine.sdk.process import ProcessContext
 from engine.sdk.registry import ProcessDeclaration, Registry
@@ -155,6 +156,7 @@ def _object_of(batch: _Batch, known: _Known) -> LoadedProcess:
         poll_every_seconds=row.poll_every_seconds,
         created_at=row.created_at,
         state=State(row.state, batch.allowed),
+        children=Children(row.id, row.level, row.children, plugin.context.child_limits),
     )
     process = declaration.cls(context, plugin.plugin)
     return LoadedProcess(row, plugin, declaration, process, context.state)
@@ -174,6 +176,7 @@ def _is_unchanged(loaded: LoadedProcess) -> bool:
         and process.__dict__.get("poll_every") == row.poll_every_seconds
         and process.poll_again_in is None
         and not loaded.state.written()
+        and not loaded.starts_processes
     )
 
 
@@ -287,8 +290,11 @@ async def _store(engine: Engine, batch: _Batch, webhook: ReceivedWebhook) -> lis
     left: list[str] = []
     changed = list(batch.changed)
     alone = [changed.pop()] if batch.shared and changed else []
+    # What one of them starts may be refused, which must not hold up the others.
+    starting = [[loaded] for loaded in changed if loaded.starts_processes]
+    changed = [loaded for loaded in changed if not loaded.starts_processes]
     parts = [changed[n : n + STORED_AT_ONCE] for n in range(0, len(changed), STORED_AT_ONCE)]
-    for part in [*parts, alone]:
+    for part in [*parts, *starting, alone]:
         changes = []
         for loaded in part:
             try:
@@ -298,7 +304,12 @@ async def _store(engine: Engine, batch: _Batch, webhook: ReceivedWebhook) -> lis
         if not changes:
             continue
         effects = effects_of(engine, batch.plugin) if part is alone else None
-        left += await _store_part(engine, webhook, changes, effects)
+        try:
+            left += await _store_part(engine, webhook, changes, effects)
+        except PluginCodeError as error:
+            # Its workflow says so, in the journal.
+            log.info("webhook left to a workflow", webhook=webhook.id, kind=error.kind)
+            left += [change.loaded.row.id for change in changes]
     return left
 
 
@@ -310,15 +321,15 @@ async def _store_part(
 ) -> list[str]:
     """Store changes in one transaction; gives the ids of those that cannot stand."""
 
-    async def store(session: AsyncSession) -> tuple[list[ProcessRecord], list[str], list[str]]:
-        records, items, left = [], [], []
+    async def store(session: AsyncSession) -> tuple[list[ProcessRecord], FollowUp, list[str]]:
+        records, follow_up, left = [], FollowUp(), []
         for change in sorted(changes, key=lambda change: change.loaded.row.id):
             before = change.loaded.row
             row = await lock(session, before.id)
             call_id = f"{row.id}:{webhook.reference}"
             mark = await invocations.get_invocation(session, call_id)
             if mark is not None:
-                items += FollowUp.of(mark).items
+                follow_up += FollowUp.of(mark)
                 records.append(row.record())
                 continue
             if row.status == COMPLETED:
@@ -326,30 +337,33 @@ async def _store_part(
             if row.updated_at != before.updated_at or not _is_free(row):
                 left.append(row.id)
                 continue
-            own = []
+            own = FollowUp()
             if effects is not None:
                 await effects.store(session)
-                own += effects.items
+                own += FollowUp(effects.items)
             own += await change.store(session, row)
-            kept = FollowUp(items=own).as_result()
             instance = (row.community, row.plugin, row.instance_id)
-            session.add(mark_of(call_id, instance, f"{row.slug}#receive_webhook", kept))
-            items += own
+            method = f"{row.slug}#receive_webhook"
+            session.add(mark_of(call_id, instance, method, own.as_result()))
+            follow_up += own
             records.append(row.record())
-        return records, items, left
+        return records, follow_up, left
 
-    records, items, left = await engine.database.persist(store)
-    await _follow_up(engine, webhook, records, items)
+    records, follow_up, left = await engine.database.persist(store)
+    await _follow_up(engine, webhook, records, follow_up)
     if records:
         log.info("webhook handled in place", webhook=webhook.id, processes=len(records))
     return left
 
 
 async def _follow_up(
-    engine: Engine, webhook: ReceivedWebhook, records: Sequence[ProcessRecord], items: list[str]
+    engine: Engine,
+    webhook: ReceivedWebhook,
+    records: Sequence[ProcessRecord],
+    follow_up: FollowUp,
 ) -> None:
-    """Have Temporal deliver what changed, and the workflows concerned read it."""
-    await start_deliveries(engine, webhook.community, items)
+    """Hand to Temporal what is left to do, and have the workflows concerned read the change."""
+    await hand_over(engine, webhook.community, follow_up)
     for record in records:
         await engine.temporal.processes.reload(record)
 
@@ -367,8 +381,8 @@ async def follow_up_again(engine: Engine, webhook: ReceivedWebhook) -> None:
         )
         ids = [mark.id.partition(":")[0] for mark in marks]
         rows = await processes.get_processes(session, ids) if ids else []
-    items = [item for mark in marks for item in FollowUp.of(mark).items]
-    await _follow_up(engine, webhook, [row.record() for row in rows], items)
+    left = sum(map(FollowUp.of, marks), FollowUp())
+    await _follow_up(engine, webhook, [row.record() for row in rows], left)
 
 
 def _is_free(row: GovernanceProcess) -> bool:

@@ -51,6 +51,7 @@ READ_OFF = frozenset(
         "closing_at",
         "poll_every",
         "poll_again_in",
+        "_children",
     )
 )
 DIES_WITH_PARENT = 1

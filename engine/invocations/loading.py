@@ -13,6 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.errors import PluginCodeError, PluginPausedError
 from engine.resources import Engine, webhook_path
+from engine.sdk.children import ChildLimits
 from engine.sdk.parameters import secret_properties
 from engine.sdk.plugin import Community, InvocationContext, Plugin
 from engine.sdk.process import GovernanceProcess as ProcessObject
@@ -148,6 +149,11 @@ def build_plugin(
         response_max_bytes=engine.settings.response_max_bytes,
         event_max_bytes=engine.settings.event_max_bytes,
         log=log.bind(community=community.name, plugin=plugin, instance=instance, invocation=key),
+        child_limits=ChildLimits(
+            engine.settings.most_children,
+            engine.settings.most_child_levels,
+            engine.settings.request_max_bytes,
+        ),
     )
     return LoadedPlugin(
         instance_id=instance_id,

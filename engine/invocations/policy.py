@@ -78,6 +78,8 @@ PROCESS_WEBHOOK = Policy(
     longest_pause=15.0,
     shortens=True,
 )
+# It most likely acts upon what its child has come to, so it waits for its turn; nobody calls again.
+CHILD_COMPLETED = replace(PROCESS_WEBHOOK, paced=True, most_tries=8)
 RECEIVER = Policy(
     paced=False,
     most_tries=8,

@@ -11,10 +11,18 @@ import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.errors import PluginCodeError
-from engine.invocations.effects import append_record, start_deliveries
+from engine.invocations.children import signal_parent
+from engine.invocations.effects import (
+    FollowUp,
+    append_record,
+    end_children,
+    hand_over,
+    start_processes,
+)
 from engine.invocations.loading import LoadedPlugin, modules_of
 from engine.messages import COMPLETED, ProcessRecord
 from engine.resources import Engine
+from engine.sdk.children import Children
 from engine.sdk.parameters import Parameters, fill_defaults
 from engine.sdk.process import GovernanceProcess as ProcessObject
 from engine.sdk.process import ProcessContext, ProcessSnapshot
@@ -54,6 +62,11 @@ class LoadedProcess:
         """``{plugin}.{slug}``."""
         return self.declaration.name
 
+    @property
+    def starts_processes(self) -> bool:
+        """Whether the call started other processes."""
+        return bool(self.process._children.asked)
+
     def is_news(self, snapshot: ProcessSnapshot) -> bool:
         """Whether the record that the workflow and drivers know has changed."""
         return snapshot.status == COMPLETED or _differ(self.row, snapshot, NEWS)
@@ -69,6 +82,7 @@ class LoadedProcess:
             _differ(self.row, snapshot, OWN)
             or snapshot.poll_again_seconds is not None
             or self.state.written()
+            or snapshot.children
         )
 
 
@@ -91,6 +105,7 @@ def load_process(
     """
     # Copies: what plugin code changes in place is found against what was read.
     stored = {f.name: deepcopy(getattr(row, f.name)) for f in fields(ProcessContext)}
+    stored["children"] = Children(row.id, row.level, row.children, plugin.context.child_limits)
     # The class may have got new defaults since.
     schema = declaration.input_schema
     stored["parameters"] = Parameters.stored(fill_defaults(row.parameters, schema or {}), schema)
@@ -146,7 +161,7 @@ class ChangeProcess:
         loaded, snapshot = self.loaded, self.snapshot
         return loaded.is_news(snapshot) or loaded.had_own_effects(snapshot)
 
-    async def store(self, session: AsyncSession, row: GovernanceProcess) -> list[str]:
+    async def store(self, session: AsyncSession, row: GovernanceProcess) -> FollowUp:
         """Store it, with the record for the driver if that has changed.
 
         Args:
@@ -154,11 +169,16 @@ class ChangeProcess:
             row: The process.
 
         Returns:
-            Ids of the outbox items that are to be delivered.
+            What is to be delivered, and the processes that this starts and ends.
+
+        Raises:
+            PluginCodeError: A process that it starts cannot be; nothing may be stored.
         """
         snapshot = self.snapshot
         completes = snapshot.status == COMPLETED
-        is_reported = completes or (not self.starts and snapshot.outcome != row.outcome)
+        # The start of a child is no request's answer.
+        is_answered = self.starts and row.parent_id is None
+        is_reported = completes or (not is_answered and snapshot.outcome != row.outcome)
         if row.correlation_key is not None and snapshot.correlation_key is None:
             # Signals by its old key may still wait in its workflow: it goes on by signals.
             row.webhooks_signalled += 1
@@ -170,11 +190,14 @@ class ChangeProcess:
             kept = {key: value for key, value in row.state.items() if key not in changes}
             row.state = kept | {key: value for key, value in changes.items() if value is not None}
         row.updated_at = utc_now()
+        most = self.loaded.plugin.context.child_limits.most
+        follow_up = await start_processes(session, row, snapshot.children, most)
         if completes:
             row.complete()
+            follow_up += await end_children(session, row)
         else:
             row.status = "pending"
-        return await append_record(session, row) if is_reported else []
+        return FollowUp(await append_record(session, row) if is_reported else []) + follow_up
 
 
 def again_at(snapshot: ProcessSnapshot) -> datetime | None:
@@ -231,14 +254,31 @@ async def end_process(
         The record.
     """
 
-    async def store(session: AsyncSession) -> tuple[ProcessRecord, list[str]]:
+    async def store(session: AsyncSession) -> tuple[GovernanceProcess, FollowUp]:
         row = await lock(session, process_id)
         if row.status == COMPLETED:
-            return row.record(), []
+            return row, FollowUp()
         row.webhooks_left_out += webhooks_left_out
-        row.complete({"code": code, "message": message})
-        return row.record(), await append_record(session, row)
+        return row, await complete(session, row, {"code": code, "message": message})
 
-    record, items = await engine.database.persist(store)
-    await start_deliveries(engine, record.community, items)
-    return record
+    row, follow_up = await engine.database.persist(store)
+    await hand_over(engine, row.community, follow_up)
+    await signal_parent(engine, row)
+    return row.record()
+
+
+async def complete(
+    session: AsyncSession, row: GovernanceProcess, errors: dict[str, str]
+) -> FollowUp:
+    """End a process that cannot go on, with the children that end with it.
+
+    Args:
+        session: A session in a transaction that holds the process' lock.
+        row: The process.
+        errors: What went wrong.
+
+    Returns:
+        What is to be delivered, and which processes were ended.
+    """
+    row.complete(errors)
+    return FollowUp(await append_record(session, row)) + await end_children(session, row)

@@ -30,6 +30,7 @@ from engine.invocations.loading import load_plugin
 from engine.invocations.lost_calls import clear, is_suspect
 from engine.invocations.pacing import call_in_turn, wait_for_poll
 from engine.invocations.policy import (
+    CHILD_COMPLETED,
     CLOSE,
     FINDABLE_START,
     POLL,
@@ -42,6 +43,7 @@ from engine.invocations.process import (
     ChangeProcess,
     LoadedProcess,
     again_at,
+    complete,
     end_process,
     load_process,
     lock,
@@ -53,6 +55,7 @@ from engine.invocations.run import CUT_OFF, Call, Done
 from engine.messages import COMPLETED, InvocationOutcome, InvokeProcess, PollProcess, PollTogether
 from engine.resources import Engine
 from engine.sdk.arguments import arguments_for
+from engine.sdk.children import Child
 from engine.store import accepted, invocations, processes, webhooks
 from engine.store.database import utc_now
 from engine.store.invocations import DONE, Invocation, mark_of
@@ -62,6 +65,7 @@ from engine.store.webhooks import FAILED, ReceivedWebhook, webhook_id_of
 log = structlog.get_logger()
 
 JITTER = 0.1
+CHILD_NOT_HANDLED = "child_completed_failed"
 
 
 class ProcessCall(Call[InvocationOutcome]):
@@ -162,7 +166,7 @@ class ProcessCall(Call[InvocationOutcome]):
             raise StateConflictError("The process was changed by another call meanwhile")
         await self.store_beside(session, row)
         items = await store_effects(self.engine, session, self.plugin)
-        follow_up = FollowUp(items=items + await made.store(session, row))
+        follow_up = FollowUp(items) + await made.store(session, row)
         session.add(self._mark(row, follow_up))
         record = row.record()
         log.info(
@@ -187,9 +191,9 @@ class ProcessCall(Call[InvocationOutcome]):
             if mark is not None:
                 # A worker that was only stopped has gone on, and was faster.
                 return _done(row, mark)
-            items = await self.store_failure(session, row, error)
-            session.add(self._mark(row, FollowUp(items=items), describe(error)))
-            return Done(InvocationOutcome(row.record(), self.id), row.community, FollowUp(items))
+            follow_up = await self.store_failure(session, row, error)
+            session.add(self._mark(row, follow_up, describe(error)))
+            return Done(InvocationOutcome(row.record(), self.id), row.community, follow_up)
 
         done = await self.engine.database.persist(store)
         if done.result.failure is not None:
@@ -205,12 +209,11 @@ class ProcessCall(Call[InvocationOutcome]):
 
     async def store_failure(
         self, session: AsyncSession, row: GovernanceProcess, error: EngineError
-    ) -> list[str]:
-        """Store what a failure means for the process; gives the items to be delivered."""
+    ) -> FollowUp:
+        """Store what a failure means for the process."""
         if row.status == COMPLETED or not isinstance(error, WorkerLostError):
-            return []
-        row.complete({"code": error.kind, "message": error.detail})
-        return await append_record(session, row)
+            return FollowUp()
+        return await complete(session, row, {"code": error.kind, "message": error.detail})
 
     def _mark(
         self, row: GovernanceProcess, follow_up: FollowUp, error: dict[str, Any] | None = None
@@ -285,7 +288,7 @@ class StartCall(ProcessCall):
 
     async def store_failure(
         self, session: AsyncSession, row: GovernanceProcess, error: EngineError
-    ) -> list[str]:
+    ) -> FollowUp:
         """End the process as not started, or as one of which that is not known."""
         if row.status == COMPLETED or isinstance(error, WorkerLostError):
             return await super().store_failure(session, row, error)
@@ -297,7 +300,9 @@ class StartCall(ProcessCall):
         row.complete({"code": code, "kind": error.kind, "message": error.detail})
         if error.status == UnavailableError.status:
             await accepted.forget_key(session, row.id)
-        return await append_record(session, row) if unknown else []
+        # A start that failed is a request's answer; a child has no request.
+        is_reported = unknown or row.parent_id is not None
+        return FollowUp(await append_record(session, row) if is_reported else [])
 
     def _is_unknown(self, error: EngineError) -> bool:
         """Whether ``start`` may have made something on the platform, though it failed."""
@@ -398,7 +403,7 @@ class WebhookCall(ProcessCall):
 
     async def store_failure(
         self, session: AsyncSession, row: GovernanceProcess, error: EngineError
-    ) -> list[str]:
+    ) -> FollowUp:
         """Show in the journal that a process could not handle the webhook."""
         await self.store_beside(session, row)
         webhook = await webhooks.get_webhook(session, self._webhook_id)
@@ -406,6 +411,63 @@ class WebhookCall(ProcessCall):
             webhook.status, webhook.handled_at = FAILED, utc_now()
             webhook.error = describe(error) | {"process": self.process_id}
         return await super().store_failure(session, row, error)
+
+
+class ChildCompletedCall(ProcessCall):
+    """The end of a process that a process started, handled by that one."""
+
+    method = "child_completed"
+    alone = True
+
+    def __init__(self, engine: Engine, invocation: InvokeProcess) -> None:
+        super().__init__(engine, invocation.process_id, invocation.invocation_id, CHILD_COMPLETED)
+        self._child_id = invocation.child_id or ""
+        self._child: Child | None = None
+
+    async def load(self) -> Done[InvocationOutcome] | None:
+        """Load the process and its child."""
+        done = await super().load()
+        if done is not None:
+            return done
+        assert self.loaded is not None
+        async with self.engine.database.read() as session:
+            row = await processes.get_process(session, self._child_id)
+        ours = row is not None and row.parent_id == self.process_id and row.reported_at is None
+        if row is None or not ours or row.completed_at is None:
+            log.warning("no such child", process=self.process_id, child=self._child_id)
+            return _done(self.loaded.row)
+        if not self.loaded.declaration.handles_children:
+            log.warning("this worker knows no such method", call=self.what)
+            return _done(self.loaded.row)
+        self._child = Child(
+            id=row.id,
+            name=row.name,
+            status=row.status,
+            outcome=row.outcome,
+            errors=row.errors,
+            url=row.url,
+            created_at=row.created_at,
+            completed_at=row.completed_at,
+        )
+        return None
+
+    async def call_method(self) -> None:
+        """Call ``child_completed``."""
+        await self.call(self.process.child_completed, self._child)
+
+    async def store_beside(self, session: AsyncSession, row: GovernanceProcess) -> None:
+        """Note that the child's end was handled."""
+        await processes.report(session, self._child_id)
+
+    async def store_failure(
+        self, session: AsyncSession, row: GovernanceProcess, error: EngineError
+    ) -> FollowUp:
+        """End the process: nothing would call it again because of that child."""
+        await self.store_beside(session, row)
+        if row.status == COMPLETED or isinstance(error, WorkerLostError):
+            return await super().store_failure(session, row, error)
+        failed = {"code": CHILD_NOT_HANDLED, "kind": error.kind, "message": error.detail}
+        return await complete(session, row, failed)
 
 
 class PollCall(ProcessCall):
@@ -486,6 +548,6 @@ class PollCall(ProcessCall):
         return (every - waited % every) * random.uniform(1 - JITTER, 1)  # noqa: S311
 
 
-CALLS: dict[str, type[StartCall] | type[CloseCall] | type[WebhookCall]] = {
-    call.method: call for call in (StartCall, CloseCall, WebhookCall)
-}
+CALLS: dict[
+    str, type[StartCall] | type[CloseCall] | type[WebhookCall] | type[ChildCompletedCall]
+] = {call.method: call for call in (StartCall, CloseCall, WebhookCall, ChildCompletedCall)}

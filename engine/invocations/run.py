@@ -18,7 +18,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from engine.errors import EngineError, OutcomeUnknownError, WorkerLostError
-from engine.invocations.effects import FollowUp, start_deliveries
+from engine.invocations.effects import FollowUp, hand_over
 from engine.invocations.heartbeat import (
     again_in,
     before_plugin_code,
@@ -113,7 +113,7 @@ class Call(ABC, Generic[Result]):
 
     async def follow_up(self, done: Done[Result]) -> None:
         """Have Temporal do what is left to do."""
-        await start_deliveries(self.engine, done.community, done.follow_up.items)
+        await hand_over(self.engine, done.community, done.follow_up)
 
     async def call(self, method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a method of plugin code, in its turn if its kind waits for one."""

@@ -15,6 +15,7 @@ from engine.errors import (
 )
 from engine.sdk import closing, tally
 from engine.sdk.authorization import AuthType
+from engine.sdk.children import Child
 from engine.sdk.http import HttpOptions
 from engine.sdk.parameters import Parameters
 from engine.sdk.plugin import Community, Plugin
@@ -32,6 +33,7 @@ __all__ = [
     "AuthType",
     "AuthenticationError",
     "BadWebhookError",
+    "Child",
     "Community",
     "ConfigurationError",
     "Ed25519Signature",

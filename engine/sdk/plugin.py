@@ -13,6 +13,7 @@ import structlog
 
 from engine.connections import Connections
 from engine.errors import PluginCodeError
+from engine.sdk.children import ChildLimits
 from engine.sdk.http import (
     LARGEST_RESPONSE_BYTES,
     AsyncClient,
@@ -84,6 +85,7 @@ class InvocationContext:
         timeout_seconds: How long the call may take.
         response_max_bytes: How much of a platform's response is read.
         event_max_bytes: Largest event, as bytes of JSON.
+        child_limits: How many processes a process may start.
         log: Logger that carries community, plugin and call.
         clock: The present time, in UTC.
         events: News that the call sent to the driver.
@@ -99,6 +101,7 @@ class InvocationContext:
     timeout_seconds: float = 30
     response_max_bytes: int = LARGEST_RESPONSE_BYTES
     event_max_bytes: int = LARGEST_EVENT_BYTES
+    child_limits: ChildLimits = field(default_factory=ChildLimits)
     log: Any = field(default_factory=structlog.get_logger)
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     events: list[Event] = field(default_factory=list)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from engine.errors import PluginCodeError, is_storable
 from engine.sdk import closing
+from engine.sdk.children import Children, NewChild
 from engine.sdk.parameters import Parameters, json_safe
 from engine.sdk.plugin import Plugin
 from engine.sdk.state import State
@@ -40,6 +41,7 @@ class ProcessContext:
         poll_every_seconds: Its own poll interval; None: the class'.
         created_at: When it was started.
         state: Its own data during this call.
+        children: The processes that it starts.
     """
 
     id: str
@@ -54,6 +56,7 @@ class ProcessContext:
     poll_every_seconds: float | None
     created_at: datetime
     state: State
+    children: Children
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class ProcessSnapshot:
         closing_at: When the engine closes it, UTC.
         poll_every_seconds: Its own poll interval.
         poll_again_seconds: When it wants to be polled next, this once.
+        children: The processes that it starts.
     """
 
     status: str
@@ -81,6 +85,7 @@ class ProcessSnapshot:
     closing_at: datetime | None
     poll_every_seconds: float | None
     poll_again_seconds: float | None
+    children: tuple[NewChild, ...]
 
 
 class GovernanceProcess:
@@ -93,7 +98,9 @@ class GovernanceProcess:
     nothing, and ``start`` is called again. Without it the process ends as *outcome unknown*.
     A classmethod ``update_many(cls, processes)`` is called instead of ``update``, every
     ``poll_every`` of the class, with up to ``most_together`` pending processes of one plugin
-    instance: for platforms that answer for many with one request.
+    instance: for platforms that answer for many with one request. ``start_process`` in any of these
+    methods starts another process; ``child_completed(self, child)`` is called, once for each, when
+    one that it started has ended, with a ``Child``.
 
     Attributes:
         name: Slug of the process, unique within its plugin.
@@ -141,6 +148,7 @@ class GovernanceProcess:
         self.parameters = context.parameters
         self.created_at = context.created_at
         self.state = context.state
+        self._children = context.children
         self.plugin_inst: Any = plugin
         if context.poll_every_seconds is not None:
             self.poll_every = context.poll_every_seconds
@@ -170,6 +178,37 @@ class GovernanceProcess:
         """The present time, in UTC."""
         moment: datetime = self.plugin_inst.now()
         return moment
+
+    def start_process(
+        self,
+        name: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        instance: str | None = None,
+        ends_with_parent: bool = False,
+    ) -> str:
+        """Start another process of this community, once this call has been stored.
+
+        It is a process as any other, that its community's driver sees. If this call fails, it is
+        not started; however often this call is tried, it is started once.
+
+        Args:
+            name: ``{plugin}.{slug}`` of any plugin that the community has enabled.
+            parameters: Its parameters, JSON data; defaults of its ``input_schema`` are filled in.
+            instance: Which instance of that plugin runs it. Default: this process' own instance if
+                it is of the same plugin, else the only one.
+            ends_with_parent: Whether it ends when this process ends, with ``errors.code``
+                ``parent_ended``; its class is not called then. Default: it goes on.
+
+        Returns:
+            Its id, which ``child_completed`` is given again.
+
+        Raises:
+            PluginCodeError: There is no such process, its parameters do not fit, or there are too
+                many. That its plugin is not enabled is found when this call is stored, which then
+                fails.
+        """
+        return self._children.start(name, parameters, instance, ends_with_parent=ends_with_parent)
 
     def save(self) -> None:
         """Check what was set so far; it is stored, whole, when the method returns.
@@ -207,6 +246,7 @@ class GovernanceProcess:
                 else None
             ),
             poll_again_seconds=as_seconds("poll_again_in", self.poll_again_in),
+            children=tuple(self._children.asked),
         )
 
 

@@ -26,7 +26,15 @@ MARK = "__metagov_declaration__"
 # The package under which plugins of ``METAGOV_PLUGIN_PATH`` are imported.
 OWN_PLUGINS = "metagov_plugins"
 PROCESS_METHODS = frozenset(
-    {"start", "close", "update", "update_many", "receive_webhook", "find_started"}
+    {
+        "start",
+        "close",
+        "update",
+        "update_many",
+        "receive_webhook",
+        "find_started",
+        "child_completed",
+    }
 )
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(s|min|h|day)")
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "day": 86400.0}
@@ -128,6 +136,11 @@ class ProcessDeclaration:
     def receives_webhooks(self) -> bool:
         """Whether the class defines ``receive_webhook``."""
         return hasattr(self.cls, "receive_webhook")
+
+    @property
+    def handles_children(self) -> bool:
+        """Whether the class defines ``child_completed``."""
+        return hasattr(self.cls, "child_completed")
 
     @property
     def input_schema(self) -> Schema | None:
@@ -475,6 +488,7 @@ def _check_process(cls: type[GovernanceProcess]) -> None:
         ("update", "self"),
         ("receive_webhook", "self, request"),
         ("find_started", "self, parameters"),
+        ("child_completed", "self, child"),
     ):
         function = getattr(cls, method, None)
         if function is None:

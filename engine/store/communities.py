@@ -427,6 +427,19 @@ def _incremented(key: str, encoded: str, by: float) -> str:
     return json.dumps(number + by)
 
 
+async def hold_instance(session: AsyncSession, instance_id: str) -> PluginInstance | None:
+    """Find an instance and keep changes of its community waiting until the transaction ends.
+
+    Args:
+        session: A session in a transaction.
+        instance_id: Its id.
+
+    Returns:
+        The instance; None if it was disabled.
+    """
+    return await session.get(PluginInstance, instance_id, with_for_update={"read": True})
+
+
 async def lock_instances(session: AsyncSession, community: str) -> Sequence[PluginInstance]:
     """A community's plugins, with other writers of their state waiting.
 

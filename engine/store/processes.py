@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, Text, and_, bindparam, update
+from sqlalchemy import Index, Text, and_, bindparam, func, update
+from sqlalchemy.orm import aliased
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -24,9 +25,13 @@ from engine.store.webhooks import ReceivedWebhook
 class GovernanceProcess(SQLModel, table=True):
     """A governance process of a community.
 
-    ``began_at`` says since when its ``start`` may have been called; ``called_until``, until when a
-    close or a poll may be under way; ``webhooks_signalled``, how many of the webhooks without a key
+    ``began_at`` says since when its ``start`` may have been called; ``called_until``, until when
+    another call may be under way; ``webhooks_signalled``, how many of the webhooks without a key
     its workflow has still to handle. In between they are handled in place.
+
+    One that another one started has that as ``parent_id``, stands ``level`` levels below one that a
+    driver started, and has been ``reported_at`` when its parent has handled its end. ``children``
+    counts those that it started.
     """
 
     __tablename__ = "governance_process"
@@ -58,6 +63,11 @@ class GovernanceProcess(SQLModel, table=True):
     webhooks_left_out: int = 0
     webhooks_signalled: int = 0
     called_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    parent_id: str | None = Field(default=None, max_length=36, index=True)
+    level: int = 0
+    children: int = 0
+    ends_with_parent: bool = False
+    reported_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     began_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     created_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
     updated_at: datetime = Field(default_factory=utc_now, sa_type=UtcDateTime)
@@ -198,6 +208,94 @@ async def unfinished_of_instance(
         col(GovernanceProcess.instance_id) == instance_id,
         col(GovernanceProcess.status).in_(("created", "pending")),
     )
+    return (await session.exec(query)).all()
+
+
+async def unfinished_children(session: AsyncSession, process_id: str) -> int:
+    """Count the processes that a process has started and that have not ended.
+
+    Args:
+        session: An open session.
+        process_id: The process.
+
+    Returns:
+        How many there are.
+    """
+    query = select(func.count()).where(
+        col(GovernanceProcess.parent_id) == process_id,
+        col(GovernanceProcess.status) != COMPLETED,
+    )
+    return (await session.exec(query)).one()
+
+
+async def lock_ending_children(
+    session: AsyncSession, process_id: str
+) -> Sequence[GovernanceProcess]:
+    """Find the children of a process that end with it, with other writers of them waiting.
+
+    Args:
+        session: A session in a transaction.
+        process_id: The process.
+
+    Returns:
+        Those that have not ended.
+    """
+    query = (
+        select(GovernanceProcess)
+        .where(
+            col(GovernanceProcess.parent_id) == process_id,
+            col(GovernanceProcess.status) != COMPLETED,
+            col(GovernanceProcess.ends_with_parent).is_(True),
+        )
+        .order_by(col(GovernanceProcess.id))
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return (await session.exec(query)).all()
+
+
+async def report(session: AsyncSession, process_id: str) -> None:
+    """Note that the end of a process was handled by its parent.
+
+    Args:
+        session: A session in the transaction that stores what the parent made of it.
+        process_id: The process that has ended.
+    """
+    await session.exec(
+        update(GovernanceProcess)
+        .where(col(GovernanceProcess.id) == process_id)
+        .values(reported_at=utc_now())
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def unreported_after(
+    session: AsyncSession, after: tuple[str, str] | None, limit: int
+) -> Sequence[tuple[str, str]]:
+    """Processes that have ended and whose parent goes on without having handled that, a page.
+
+    Args:
+        session: An open session.
+        after: The last one of the page before; None for the first page.
+        limit: Most processes.
+
+    Returns:
+        Id of each and of its parent, by id.
+    """
+    parent = aliased(GovernanceProcess)
+    query = (
+        select(GovernanceProcess.id, col(parent.id))
+        .join(parent, col(parent.id) == col(GovernanceProcess.parent_id))
+        .where(
+            col(parent.status) != COMPLETED,
+            col(GovernanceProcess.status) == COMPLETED,
+            col(GovernanceProcess.reported_at).is_(None),
+        )
+        .order_by(col(GovernanceProcess.id))
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(col(GovernanceProcess.id) > after[0])
     return (await session.exec(query)).all()
 
 

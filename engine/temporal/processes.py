@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -107,7 +107,11 @@ class Processes:
             raise slow_or_unavailable(error) from error
 
     async def ensure(
-        self, record: ProcessRecord, capabilities: Capabilities, title: str | None
+        self,
+        record: ProcessRecord,
+        capabilities: Capabilities,
+        title: str | None,
+        parent: str | None = None,
     ) -> bool:
         """Start a process' workflow if it does not run, without waiting for ``start``.
 
@@ -115,18 +119,25 @@ class Processes:
             record: The stored record.
             capabilities: What the class defines.
             title: The process' title, for the Temporal UI.
+            parent: Id of the workflow that is signalled when this one ends, if any.
 
         Returns:
             True if it had to be started.
+
+        Raises:
+            UnavailableError: Temporal does not answer.
         """
         try:
-            await self._rpc.client.start_workflow(
-                GovernanceProcess.run,
-                self._input(record, capabilities),
-                id=process_workflow_id(record.community, record.name, record.id),
-                task_queue=self._rpc.settings.task_queue,
-                search_attributes=process_attributes(record),
-                static_summary=f"{record.name}: {title}" if title else record.name,
+            await self._rpc.ask(
+                self._rpc.client.start_workflow(
+                    GovernanceProcess.run,
+                    self._input(record, capabilities, parent),
+                    id=process_workflow_id(record.community, record.name, record.id),
+                    task_queue=self._rpc.settings.task_queue,
+                    search_attributes=process_attributes(record),
+                    static_summary=f"{record.name}: {title}" if title else record.name,
+                ),
+                self._rpc.wait,
             )
         except WorkflowAlreadyStartedError:
             return False
@@ -282,14 +293,42 @@ class Processes:
 
         Args:
             record: The record.
-        """
-        try:
-            await self._handle_of(record).signal(GovernanceProcess.reload)
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
 
-    def _input(self, record: ProcessRecord, capabilities: Capabilities) -> RunGovernanceProcess:
+        Raises:
+            UnavailableError: Temporal does not answer.
+        """
+        await self._signal(record, lambda handle: handle.signal(GovernanceProcess.reload))
+
+    async def child_completed(self, parent: ProcessRecord, child_id: str) -> None:
+        """Signal a process that one which it started has ended; one that is gone needs none.
+
+        Args:
+            parent: Its record.
+            child_id: The process that has ended.
+
+        Raises:
+            UnavailableError: Temporal does not answer.
+        """
+        await self._signal(
+            parent, lambda handle: handle.signal(GovernanceProcess.child_completed, child_id)
+        )
+
+    async def _signal(
+        self,
+        record: ProcessRecord,
+        send: Callable[[WorkflowHandle[GovernanceProcess, ProcessRecord]], Awaitable[None]],
+    ) -> None:
+        """Send a signal that comes to nothing if no workflow of the process runs."""
+        handle = self._handle_of(record)
+        try:
+            await self._rpc.reach(lambda: send(handle))
+        except (builtins.TimeoutError, *OUT_OF_REACH) as error:
+            if not (isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND):
+                raise unavailable(error) from error
+
+    def _input(
+        self, record: ProcessRecord, capabilities: Capabilities, parent: str | None = None
+    ) -> RunGovernanceProcess:
         progress = ProcessProgress()
         if record.status != CREATED:
             # Past its start: a new workflow goes on where the lost one was. It numbers its
@@ -305,6 +344,7 @@ class Processes:
             storing_seconds=self._rpc.settings.storing_seconds,
             progress=progress,
             shown_status=shown_status(record),
+            parent=parent,
         )
 
     def _handle_of(self, record: ProcessRecord) -> WorkflowHandle[GovernanceProcess, ProcessRecord]:

@@ -7,10 +7,16 @@ from datetime import datetime, timedelta
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    FailureError,
+    is_cancelled_exception,
+)
 
 with workflow.unsafe.imports_passed_through():
     from engine.messages import (
+        CHILD,
         STATUS_ATTRIBUTE,
         CloseProcess,
         EndProcess,
@@ -28,7 +34,7 @@ with workflow.unsafe.imports_passed_through():
     )
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=15)
-LONGEST_WEBHOOK_ID = 128
+LONGEST_ID = 128
 # How often is the activity's own decision; this bounds what nobody foresaw to some hours.
 INVOCATION_RETRY = RetryPolicy(
     initial_interval=timedelta(seconds=1),
@@ -75,12 +81,14 @@ class GovernanceProcess:
     """One governance process, from its start to its completion.
 
     Invocations run one at a time, in ``run``. Messages only leave word of what is to be done. A
-    close waits for the webhooks that were accepted before it, up to ``close_wait_seconds``:
+    close waits for the webhooks that were accepted before it, up to ``close_wait_seconds``, as it
+    does for children that have ended:
 
     - update ``started``: waits until ``start`` has run, and gives what it left.
     - update ``close``: asks for ``close``, and gives what it left. An update, for drivers wait for
       the answer. The validator refuses it where the class has no ``close``.
     - signal ``receive_webhook``: a stored webhook concerns this process.
+    - signal ``child_completed``: a process that this one started has ended.
     - signal ``reload``: the record was changed from outside (its plugin was disabled).
     - query ``record``: the record after the latest invocation.
 
@@ -117,10 +125,12 @@ class GovernanceProcess:
                 self._poll.cancel()
             await self._end("cancelled", "The workflow of the process was cancelled")
             self._answer_all()
+            await self._signal_parent()
             await workflow.wait_condition(workflow.all_handlers_finished)
             raise
         await self._stop_polling()
         self._answer_all()
+        await self._signal_parent()
         await workflow.wait_condition(workflow.all_handlers_finished)
         return self._record
 
@@ -190,10 +200,22 @@ class GovernanceProcess:
         Args:
             webhook_id: Its id; what is none is ignored.
         """
-        if not 0 < len(webhook_id) <= LONGEST_WEBHOOK_ID or not webhook_id.isascii():
+        if not 0 < len(webhook_id) <= LONGEST_ID or not webhook_id.isascii():
             workflow.logger.warning("a signal names no webhook")
         elif webhook_id not in self._progress.webhooks:
             self._progress.webhooks.append(webhook_id)
+
+    @workflow.signal
+    def child_completed(self, child_id: str = "") -> None:
+        """Take note that a process which this one started has ended.
+
+        Args:
+            child_id: Its id. Whatever is none, whoever sent it, is passed over.
+        """
+        if not 0 < len(child_id) <= LONGEST_ID or not child_id.isascii():
+            workflow.logger.warning("a signal names no child")
+        elif f"{CHILD}{child_id}" not in self._progress.webhooks:
+            self._progress.webhooks.append(f"{CHILD}{child_id}")
 
     @workflow.signal
     def reload(self) -> None:
@@ -249,8 +271,9 @@ class GovernanceProcess:
         elif self._close_requests and self._may_close():
             await self._close()
         elif self._progress.webhooks:
-            webhook_id = self._progress.webhooks[0]
-            self._take(await self._invoke("receive_webhook", webhook_id))
+            message = self._progress.webhooks[0]
+            method = "child_completed" if message.startswith(CHILD) else "receive_webhook"
+            self._take(await self._invoke(method, message))
             self._progress.webhooks.pop(0)
             for request in self._close_requests:
                 request.behind = max(0, request.behind - 1)
@@ -323,7 +346,7 @@ class GovernanceProcess:
         """End the record without a call of plugin code."""
         outcome = await workflow.execute_activity(
             end_process,
-            EndProcess(self._process.process_id, code, message, len(self._progress.webhooks)),
+            EndProcess(self._process.process_id, code, message, self._webhooks_among_first(None)),
             start_to_close_timeout=self._longest_call(),
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             retry_policy=END_RETRY,
@@ -332,11 +355,30 @@ class GovernanceProcess:
         self._take(outcome)
         return outcome
 
+    async def _signal_parent(self) -> None:
+        """Signal the process that started this one; it may have ended before."""
+        if self._process.parent is None:
+            return
+        parent = workflow.get_external_workflow_handle_for(
+            GovernanceProcess.run, self._process.parent
+        )
+        try:
+            await parent.signal(GovernanceProcess.child_completed, self._process.process_id)
+        except FailureError as error:
+            if is_cancelled_exception(error):
+                raise
+            workflow.logger.info("the parent of the process has ended")
+
+    def _webhooks_among_first(self, count: int | None) -> int:
+        """How many of the first messages that wait are webhooks; None: of all."""
+        return sum(not one.startswith(CHILD) for one in self._progress.webhooks[:count])
+
     async def _invoke(
-        self, method: str, webhook_id: str | None = None, close: _CloseRequest | None = None
+        self, method: str, message: str | None = None, close: _CloseRequest | None = None
     ) -> InvocationOutcome:
         self._progress.invocations += 1
-        number = webhook_id or str(self._progress.invocations)
+        number = message or str(self._progress.invocations)
+        child = message.removeprefix(CHILD) if method == "child_completed" and message else None
         try:
             return await workflow.execute_activity(
                 invoke_process,
@@ -344,14 +386,15 @@ class GovernanceProcess:
                     process_id=self._process.process_id,
                     invocation_id=f"{self._process.process_id}:{number}",
                     method=method,
-                    webhook_id=webhook_id,
+                    webhook_id=message if child is None else None,
                     request_id=close.request_id if close else None,
-                    webhooks_left_out=close.behind if close else 0,
+                    webhooks_left_out=self._webhooks_among_first(close.behind) if close else 0,
+                    child_id=child,
                 ),
                 start_to_close_timeout=self._longest_call(),
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
-                # A webhook may wait for as long as its platform wants no calls.
-                retry_policy=END_RETRY if webhook_id else INVOCATION_RETRY,
+                # A message may wait for as long as its platform wants no calls.
+                retry_policy=END_RETRY if message else INVOCATION_RETRY,
                 summary=method,
             )
         except ActivityError as error:

@@ -62,6 +62,30 @@ async def test_no_webhook_is_lost_or_reordered(
         assert closed.status_code == 200
 
 
+async def test_no_child_is_lost(short_histories: Client, plugins: None, tmp_path: Path) -> None:
+    """All end at once, so some wait when the workflow of their parent goes on anew."""
+    url = f"sqlite:///{tmp_path / 'engine.sqlite'}"
+    part = {"name": "composing.part", "parameters": {"id": "a", "at_once": True}}
+    async with run_engine(short_histories, url, tmp_path) as running:
+        config = {"platform": str(tmp_path / "platform")}
+        community = await running.community({"name": "composing", "config": config})
+        body = {"children": [part] * 20, "wanted": 20, "handling": 0.05}
+        started = await running.start(community, "composing.parent", **body)
+        ended = await running.completed(started.headers["location"], 60)
+        assert len(ended["outcome"]["ended"]) == 20
+        workflow_id = process_workflow_id(community, "composing.parent", ended["id"])
+        query = f"WorkflowId = '{workflow_id}'"
+        await running.client.get_workflow_handle(workflow_id).result()
+        assert await eventually(lambda: _several_runs(running.client, query))
+        lines = (tmp_path / "platform").read_text().splitlines()
+        completed = [line for line in lines if line.startswith("completed")]
+        assert len(completed) == len(set(completed)) == 20
+
+
+async def _several_runs(client: Client, query: str) -> bool:
+    return len([run async for run in client.list_workflows(query)]) > 1
+
+
 async def test_a_close_asked_for_while_it_goes_on_anew_is_done(
     short_histories: Client, plugins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ def with_plugins(platform: Path) -> list[dict[str, Any]]:
         {"name": "durable", "config": {"platform": str(platform)}},
         {"name": "voting", "config": {"platform": str(platform)}},
         {"name": "reader", "config": {"api_key": "k"}},
+        {"name": "composing", "config": {"platform": str(platform)}},
         {"name": "troublesome", "config": {}},
     ]
 
@@ -240,6 +241,64 @@ async def test_a_reload(running: RunningEngine, community: str, platform: Path) 
     assert (await process.completed())["outcome"] == {"ended": True}
     await process.handle.result()
     await record("reloaded_after_a_poll_of_many", process.handle)
+
+
+async def test_children(running: RunningEngine, community: str, platform: Path) -> None:
+    """One that ends by itself, one whose start fails, and one that ends with its parent."""
+    parts = [
+        {"name": "composing.part", "parameters": {"id": "a"}},
+        {"name": "composing.part", "parameters": {"id": "b", "broken": True}},
+        {"name": "composing.part", "parameters": {"id": "c"}, "ends_with_parent": True},
+    ]
+    parent = await start(running, community, "composing.parent", children=parts, wanted=2)
+    children = [
+        Process(running, community, "composing.part", child_id)
+        for child_id in await children_of(running, community)
+    ]
+
+    async def one_has_ended() -> bool:
+        return len((await parent.read())["outcome"]["ended"]) == 1
+
+    await eventually(one_has_ended)
+    await record("waiting_for_a_child", parent.handle)
+    with platform.open("a") as file:
+        file.write("end a\n")
+    await parent.completed()
+    await parent.handle.result()
+    await record("completed_by_its_children", parent.handle)
+    for child in children:
+        found = await child.completed()
+        await child.handle.result()
+        name = found["errors"].get("code", "completed")
+        await record(f"child_{name}", child.handle)
+
+
+async def test_a_child_whose_parent_has_ended(
+    running: RunningEngine, community: str, platform: Path
+) -> None:
+    part = {"name": "composing.part", "parameters": {"id": "d"}}
+    parent = await start(running, community, "composing.parent", children=[part])
+    (child_id,) = await children_of(running, community)
+    await parent.close()
+    await parent.handle.result()
+    child = Process(running, community, "composing.part", child_id)
+    with platform.open("a") as file:
+        file.write("end d\n")
+    await child.completed()
+    await child.handle.result()
+    await record("child_whose_parent_has_ended", child.handle)
+
+
+async def children_of(running: RunningEngine, community: str) -> list[str]:
+    """The ids of the children, once their workflows have begun."""
+
+    async def found() -> list[str]:
+        listed = await running.http.get("/api/internal/process", params={"community": community})
+        parts = [one for one in listed.json()["processes"] if one["name"] == "composing.part"]
+        return [one["id"] for one in parts if all(one["status"] != "created" for one in parts)]
+
+    ids: list[str] = await eventually(found)
+    return ids
 
 
 async def test_a_disabled_plugin(running: RunningEngine, community: str) -> None:

@@ -40,7 +40,7 @@ async def loaded_process(engine: Engine, instance: PluginInstance) -> LoadedProc
 async def stored(engine: Engine, loaded: LoadedProcess, *, starts: bool = False) -> list[str]:
     change = ChangeProcess(loaded, snapshot_of(engine, loaded), starts)
     async with engine.database.write() as session:
-        return await change.store(session, await lock(session, loaded.row.id))
+        return (await change.store(session, await lock(session, loaded.row.id))).items
 
 
 async def row_of(engine: Engine, loaded: LoadedProcess) -> GovernanceProcess:

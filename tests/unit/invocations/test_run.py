@@ -10,7 +10,13 @@ from sqlmodel import col, select
 from temporalio.exceptions import ApplicationError
 
 from engine.invocations.action import ActionCall
-from engine.invocations.process_calls import CALLS, CloseCall, StartCall, WebhookCall
+from engine.invocations.process_calls import (
+    CALLS,
+    ChildCompletedCall,
+    CloseCall,
+    StartCall,
+    WebhookCall,
+)
 from engine.invocations.run import run
 from engine.messages import InvocationOutcome, InvokeProcess
 from engine.resources import Engine
@@ -251,4 +257,9 @@ async def test_an_error_that_nobody_foresaw_has_an_end(
 
 
 def test_every_method_of_a_process_has_its_call() -> None:
-    assert {"start": StartCall, "close": CloseCall, "receive_webhook": WebhookCall} == CALLS
+    assert {
+        "start": StartCall,
+        "close": CloseCall,
+        "receive_webhook": WebhookCall,
+        "child_completed": ChildCompletedCall,
+    } == CALLS

@@ -24,6 +24,7 @@ from engine.plugins import (
 from engine.plugins.loomio.outcome import moment, outcome_of, poll_keys, soonest_closing
 from engine.plugins.loomio.plugin import Loomio, Poll
 from engine.plugins.loomio.schemas import EVENT_KINDS, OUTCOME, POLL, POLL_TYPES
+from engine.sdk.children import ChildLimits, Children
 from engine.sdk.parameters import validate
 from engine.sdk.plugin import InvocationContext
 from engine.sdk.process import ProcessContext
@@ -77,6 +78,7 @@ class Enabled:
             poll_every_seconds=None,
             created_at=self.twin.now(),
             state=State({}, lambda module: False),
+            children=Children("1", 0, 0, ChildLimits()),
         )
         poll = Poll(context, self.plugin)
         poll.start(parameters)
