@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.errors import (
@@ -19,12 +21,15 @@ from engine.errors import (
     UnavailableError,
     describe,
 )
-from engine.requests.accepting import Once, accept, hand_over
+from engine.requests.accepting import Once, accept, accept_of_instance, hand_over
+from engine.requests.instances import Chosen, Instance
 from engine.settings import Settings
 from engine.store import invocations
+from engine.store.communities import Community, PluginInstance
 from engine.store.database import open_database
 from engine.store.invocations import DONE, Invocation
 from engine.store.schema import migrate
+from engine.store.secrets import SecretBox
 
 
 @pytest.fixture
@@ -33,7 +38,8 @@ async def engine(tmp_path: Path) -> AsyncIterator[Any]:
     settings = Settings(data_dir=tmp_path)
     database = open_database(settings)
     await migrate(database)
-    yield SimpleNamespace(database=database, settings=settings)
+    secrets = SecretBox([Fernet.generate_key().decode()])
+    yield SimpleNamespace(database=database, settings=settings, secrets=secrets)
     await database.close()
 
 
@@ -124,3 +130,59 @@ async def test_only_a_promise_of_nothing_done_is_a_503(engine: Any) -> None:
     with pytest.raises(UnavailableError, match="slow; it was taken back"):
         await slow.result(EngineError)
     assert (await stored(engine, row_id)).status == DONE
+
+
+class _Meanwhile:
+    """Makes an invocation's row, while something happens to the plugin instance."""
+
+    def __init__(self, engine: Any, *statements: str) -> None:
+        self.database = engine.settings.data_dir / "metagov.sqlite"
+        self.statements = list(statements)
+        self.made_for: list[Instance] = []
+
+    def row_for(self, instance: Instance) -> Invocation:
+        self.made_for.append(instance)
+        if self.statements:
+            with sqlite3.connect(self.database) as connection:
+                connection.execute(self.statements.pop(0))
+            connection.close()
+        return Invocation(
+            community=instance.community, instance_id=instance.id, plugin="p", target="act"
+        )
+
+    async def accepted(self, engine: Any) -> str:
+        chosen = Chosen("c", "p")
+        _, _, row_id = await accept_of_instance(
+            engine, chosen, self.row_for, "action", Once(None, {})
+        )
+        return row_id
+
+
+@pytest.fixture
+async def instance(engine: Any) -> PluginInstance:
+    config = engine.secrets.encrypt({"n": 1})
+    row = PluginInstance(community="c", plugin="p", instance="p", config_encrypted=config)
+    async with engine.database.write() as session:
+        session.add(Community(name="c"))
+        await session.flush()
+        session.add(row)
+    return row
+
+
+async def test_what_changed_since_it_was_read_is_read_again(
+    engine: Any, instance: PluginInstance
+) -> None:
+    changed = engine.secrets.encrypt({"n": 2})
+    meanwhile = _Meanwhile(engine, f"UPDATE plugin_instance SET config_encrypted = '{changed}'")
+    row_id = await meanwhile.accepted(engine)
+    assert [one.config for one in meanwhile.made_for] == [{"n": 1}, {"n": 2}]
+    assert (await stored(engine, row_id)).instance_id == instance.id
+
+
+async def test_what_is_disabled_since_it_was_read_is_asked_for_nothing(
+    engine: Any, instance: PluginInstance
+) -> None:
+    meanwhile = _Meanwhile(engine, "DELETE FROM plugin_instance")
+    with pytest.raises(BadRequestError, match="Plugin 'p' not enabled for community 'c'"):
+        await meanwhile.accepted(engine)
+    assert len(meanwhile.made_for) == 1
