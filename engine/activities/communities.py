@@ -42,6 +42,7 @@ from engine.store.communities import (
     ACCEPTED,
     APPLIED,
     APPLYING,
+    PLATFORM_ID_MAX_LENGTH,
     REFUSED,
     Community,
     CommunityChange,
@@ -482,6 +483,30 @@ async def withdraw_abandoned_changes(engine: Engine) -> int:
                 await communities.refuse_change(session, change.id, describe(unknown))
             log.warning("change withdrawn", community=change.community, change=change.id)
     return len(abandoned)
+
+
+async def note_platform_ids(engine: Engine) -> int:
+    """Note the platforms' ids of communities whose plugins were enabled before they were noted.
+
+    Args:
+        engine: What all activities share.
+
+    Returns:
+        How many there were.
+    """
+    async with engine.database.read() as session:
+        instances = await communities.all_instances(session)
+    noted = 0
+    for instance in instances:
+        plugin = Registry.plugins.get(instance.plugin)
+        if plugin is None or plugin.cls.community_platform_id_key is None:
+            continue
+        if instance.community_platform_id is None:
+            config = engine.secrets.decrypt(instance.config_encrypted)
+            found = sdk.platform_id(plugin.cls, config)
+            if found is not None and len(found) <= PLATFORM_ID_MAX_LENGTH:
+                noted += await communities.note_platform_id(engine.database, instance, found)
+    return noted
 
 
 async def tasks_of(engine: Engine, community: str | None = None) -> list[TaskSchedule]:

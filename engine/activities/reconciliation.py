@@ -12,7 +12,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from temporalio import activity
 
 from engine.activities.batched_polls import poll_together
-from engine.activities.communities import tasks_of, withdraw_abandoned_changes
+from engine.activities.communities import (
+    note_platform_ids,
+    tasks_of,
+    withdraw_abandoned_changes,
+)
 from engine.activities.restored import (
     complete_from_result,
     notice_restored,
@@ -99,6 +103,7 @@ class ReconciliationActivities:
             "schedules": await self._schedules(),
             "batched_polls": await poll_together(self._engine),
             "changes": await withdraw_abandoned_changes(self._engine),
+            "platform_ids": await note_platform_ids(self._engine),
         }
         await self._forget()
         await self._engine.temporal.background.watch_workflows()

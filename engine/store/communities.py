@@ -285,6 +285,24 @@ async def instances_of_plugin_in(
     return found.all()
 
 
+async def note_platform_id(database: Database, instance: PluginInstance, found: str) -> int:
+    """Note the platform's own id of the community, unless the instance has changed meanwhile.
+
+    Args:
+        database: The database.
+        instance: The instance, as it was read.
+        found: The id that stands in its config.
+
+    Returns:
+        1, or 0 if it has changed.
+    """
+    statement = update(PluginInstance).where(
+        col(PluginInstance.id) == instance.id,
+        col(PluginInstance.config_encrypted) == instance.config_encrypted,
+    )
+    return await database.execute(statement.values(community_platform_id=found))
+
+
 def is_still(instance_id: str, config_encrypted: str) -> ColumnElement[bool]:
     """Make the condition, for a statement, that a plugin instance has this very config.
 

@@ -8,7 +8,12 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from sqlalchemy import update
+from sqlmodel import col
 
+from engine.activities.communities import note_platform_ids
+from engine.store import communities
+from engine.store.communities import PluginInstance
 from tests.engine.conftest import RunningEngine
 from tests.servers import eventually
 
@@ -450,6 +455,17 @@ async def test_a_platforms_community_that_another_one_has(running: RunningEngine
     assert twice.json()["detail"].startswith("Plugin 'exclusive' is enabled twice")
     await running.community(name=first)
     assert (await put(running, name, RANDOMNESS, plugin)).status_code == 201
+
+
+async def test_ids_of_what_was_enabled_before_they_were_noted(running: RunningEngine) -> None:
+    community = await running.community(workspace("T1", "first"), workspace(None, "second"))
+    database = running.engine.database
+    forgotten = update(PluginInstance).where(col(PluginInstance.community) == community)
+    await database.execute(forgotten.values(community_platform_id=None))
+    assert await note_platform_ids(running.engine) >= 1
+    async with database.read() as session:
+        first, second = await communities.instances_of(session, community)
+    assert (first.community_platform_id, second.community_platform_id) == ("T1", None)
 
 
 async def test_two_communities_at_once_want_the_same(running: RunningEngine) -> None:
