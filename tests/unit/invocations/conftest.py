@@ -15,27 +15,23 @@ from engine.invocations.heartbeat import CUT_OFF, ENDED, with_heartbeat
 from engine.resources import Engine, open_engine
 from engine.settings import Settings
 from engine.store.communities import Community, PluginInstance
-from engine.store.database import open_database, utc_now
+from engine.store.database import utc_now
 from engine.store.invocations import Invocation
 from engine.store.processes import GovernanceProcess
-from engine.store.schema import migrate
 from tests.conftest import DURABLE_PLUGIN, PLUGINS_UNDER_TEST
 
 COMMUNITY = "people"
 
 
 @pytest.fixture
-async def engine(tmp_path: Path, plugins: None) -> AsyncIterator[Engine]:
+async def engine(data_dir: Path, plugins: None) -> AsyncIterator[Engine]:
     """What activities share, on a fresh database; nobody listens where Temporal should be."""
     settings = Settings(
-        data_dir=tmp_path,
+        data_dir=data_dir,
         temporal_address="127.0.0.1:1",
         invocation_timeout_seconds=3,
         plugin_path=(PLUGINS_UNDER_TEST, DURABLE_PLUGIN),
     )
-    database = open_database(settings)
-    await migrate(database)
-    await database.close()
     async with open_engine(settings, lazy=True) as engine:
         yield engine
 

@@ -28,16 +28,14 @@ from engine.store import invocations
 from engine.store.communities import Community, PluginInstance
 from engine.store.database import open_database
 from engine.store.invocations import DONE, Invocation
-from engine.store.schema import migrate
 from engine.store.secrets import SecretBox
 
 
 @pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[Any]:
+async def engine(data_dir: Path) -> AsyncIterator[Any]:
     """As much of an engine as accepts requests: a database and settings."""
-    settings = Settings(data_dir=tmp_path)
+    settings = Settings(data_dir=data_dir)
     database = open_database(settings)
-    await migrate(database)
     secrets = SecretBox([Fernet.generate_key().decode()])
     yield SimpleNamespace(database=database, settings=settings, secrets=secrets)
     await database.close()

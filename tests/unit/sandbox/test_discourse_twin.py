@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +16,6 @@ from sandbox.discourse.api import POST_FIELDS, create_app
 from sandbox.discourse.polls import as_text, digest
 from sandbox.discourse.state import API_KEY, BOT, WEBHOOK_KEY, DiscourseTwin
 from sandbox.twin import RefusedError
-from tests.conftest import REPOSITORY
 from tests.servers import serve
 
 Twin = tuple[DiscourseTwin, httpx.AsyncClient]
@@ -201,19 +197,3 @@ async def test_a_person_can_play_a_vote_by_hand(twin: Twin) -> None:
     hook = await client.post("/sandbox/webhooks", data={"url": "http://127.0.0.1:1/"})
     assert hook.status_code == 303
     assert state.webhooks == ["http://127.0.0.1:1/"]
-
-
-def test_one_command_runs_all_twins() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "sandbox"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
-    ) as running:
-        assert running.stdout is not None
-        told = [running.stdout.readline() for _ in range(5)]
-        try:
-            assert told[4] == "Ctrl-C stops them.\n", told
-            for line in told[:4]:
-                title, _, rest = line.partition(": ")
-                assert title in httpx.get(rest.split()[0]).text
-        finally:
-            running.send_signal(signal.SIGINT)
-        assert running.stdout.read() == "Stopped.\n"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -22,7 +19,6 @@ from sandbox.loomio.polls import COMMON_OPTIONS, POLL_FIELDS, POLL_TYPES
 from sandbox.loomio.state import API_KEY, GROUP, LoomioTwin
 from sandbox.loomio.webhooks import EVENT_KINDS
 from sandbox.serving import serve_in_thread
-from tests.conftest import REPOSITORY
 from tests.servers import driver_server, eventually, serve
 
 Twin = tuple[LoomioTwin, httpx.AsyncClient]
@@ -552,19 +548,6 @@ def test_twin_runs_in_a_thread() -> None:
         assert answer.json()["groups"][0]["id"] == GROUP
     with pytest.raises(httpx.ConnectError):
         httpx.get(twin.base_url)
-
-
-def test_twin_says_how_it_is_run() -> None:
-    told = subprocess.run(
-        [sys.executable, "-m", "sandbox.loomio", "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | {"NO_COLOR": "1", "TERM": "dumb"},
-        cwd=REPOSITORY,
-    )
-    assert told.returncode == 0, told.stderr
-    assert "--port" in told.stdout
 
 
 async def a_poll(client: httpx.AsyncClient, **fields: Any) -> str:

@@ -29,11 +29,9 @@ from tests.conftest import new_database
 
 
 @pytest.fixture
-async def settings(database_url: str, tmp_path: Path) -> Settings:
+def settings(migrated_url: str, tmp_path: Path) -> Settings:
     """An engine's settings, with a database that is up to date and empty."""
-    settings = Settings(data_dir=tmp_path / "data", database_url=database_url)
-    await bring_forward(settings)
-    return settings
+    return Settings(data_dir=tmp_path / "data", database_url=migrated_url)
 
 
 @asynccontextmanager
@@ -171,10 +169,9 @@ async def test_a_database_that_is_away_is_waited_for_and_then_told(tmp_path: Pat
         assert "secret" not in told
 
 
-async def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path, database_timeout_seconds=0.2)
-    await bring_forward(settings)
-    with sqlite3.connect(tmp_path / "metagov.sqlite", isolation_level=None) as other:
+async def test_a_locked_database_is_waited_for(data_dir: Path) -> None:
+    settings = Settings(data_dir=data_dir, database_timeout_seconds=0.2)
+    with sqlite3.connect(data_dir / "metagov.sqlite", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         opening = asyncio.create_task(open_keys(settings))
         done, _ = await asyncio.wait({opening}, timeout=1.5)
@@ -231,14 +228,13 @@ def _patch(path: Path, offset: int, content: bytes) -> None:
     ],
 )
 async def test_a_file_that_is_no_database_of_ours_is_named(
-    damage: Callable[[Path], None], words: str, tmp_path: Path
+    damage: Callable[[Path], None], words: str, data_dir: Path
 ) -> None:
-    settings = Settings(data_dir=tmp_path)
-    await bring_forward(settings)
+    settings = Settings(data_dir=data_dir)
     box = await open_keys(settings)
     readiness = Readiness(settings, box)
     assert await readiness.problem() is None
-    path = tmp_path / "metagov.sqlite"
+    path = data_dir / "metagov.sqlite"
     damage(path)
     for start in (open_keys, bring_forward):
         told = await refused(settings, start)

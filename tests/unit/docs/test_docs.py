@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -116,22 +113,3 @@ def test_pages_of_plugins_say_what_the_code_says(name: str, plugins: None) -> No
 def test_every_platform_has_a_page_and_every_page_a_platform() -> None:
     folders = {path.parent.name for path in REPOSITORY.glob("engine/plugins/*/plugin.py")}
     assert {page.stem for page in REPOSITORY.glob("docs/plugins/*.md")} == folders
-
-
-def test_one_command_brings_pages_up_to_date(tmp_path: Path) -> None:
-    page = tmp_path / "randomness.md"
-    page.write_text(f"# Ours\n\n{BEGIN}\nold\n{END}\nTail\n")
-    command = [sys.executable, "-m", "cli", "plugin-pages", str(tmp_path)]
-    first, second = (subprocess.run(command, capture_output=True, text=True) for _ in range(2))
-    assert (first.returncode, "written anew" in first.stdout) == (0, True), first.stderr
-    assert "up to date" in second.stdout
-    text = page.read_text()
-    assert text.startswith("# Ours\n")
-    assert text.endswith(f"{END}\nTail\n")
-    assert "`randomness.random-int`" in text
-    page.rename(tmp_path / "unknown.md")
-    third = subprocess.run(command, capture_output=True, text=True)
-    assert third.returncode == 2
-    # In a box, and wrapped where the path of the folder has it.
-    words = " ".join(third.stderr.replace("│", " ").split())
-    assert "named as no plugin" in words

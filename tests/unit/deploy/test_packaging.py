@@ -6,13 +6,13 @@ import importlib
 import re
 import tomllib
 from importlib.metadata import version
-from pathlib import Path
 
 from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.conftest import REPOSITORY
+
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 LOCK = (REPOSITORY / "requirements.lock").read_text()
 # One locked requirement: its name and version, then everything up to the next one.

@@ -17,8 +17,8 @@ import yaml
 
 from api.health import router as health
 from engine.settings import Settings
+from tests.conftest import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 TEXT = (REPOSITORY / "docker-compose.yml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

@@ -86,10 +86,10 @@ def test_one_that_is_not_watched_is_left_alone() -> None:
 
 def test_one_that_was_paused_goes_on() -> None:
     """By SIGSTOP here, as by a machine that sleeps."""
-    with program(1, "8") as process:
+    with program(1, "4") as process:
         time.sleep(0.5)
         process.send_signal(signal.SIGSTOP)
-        time.sleep(4)
+        time.sleep(2.5)
         assert process.poll() is None
         process.send_signal(signal.SIGCONT)
         out, told = process.communicate(timeout=60)
@@ -110,25 +110,6 @@ def test_a_process_shows_that_its_loop_comes_round() -> None:
         for _ in range(4):
             time.sleep(1)
             assert beats.look(1.1) is None
-    beats.close()
-
-
-def test_a_process_that_starts_has_more_time() -> None:
-    beats = Beats(start_seconds=5, silence_seconds=1)
-    writer = beats.expect()
-    assert beats.look(4) is None
-    os.write(writer, b".")
-    assert beats.look(4) is None
-    assert beats.look(2) == 2
-    os.close(writer)
-    beats.close()
-
-
-def test_whoever_asks_for_no_beats_kills_nobody() -> None:
-    beats = Beats(start_seconds=5, silence_seconds=0)
-    writer = beats.expect()
-    assert beats.look(1000) is None
-    os.close(writer)
     beats.close()
 
 

@@ -1,16 +1,25 @@
-"""Databases of earlier versions are brought forward with all that they hold."""
+"""Migrations make the tables that the code has, and keep what earlier versions stored."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
 
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from engine.settings import Settings
 from engine.store import communities, processes, webhooks
 from engine.store.database import open_database
-from engine.store.schema import differences, migrate
+from engine.store.schema import (
+    current_revision,
+    differences,
+    known_revisions,
+    migrate,
+    newest_revision,
+)
+from tests.conftest import REPOSITORY
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BEFORE_INSTANCES = (
@@ -52,3 +61,20 @@ async def test_instances_are_called_like_their_plugins(database_url: str, tmp_pa
     assert [instance.instance, process.instance, webhook.instance] == ["loomio"] * 3
     assert process.record().instance == "loomio"
     await database.close()
+
+
+async def test_migrations_make_the_tables_that_the_code_has(database_url: str) -> None:
+    database = open_database(Settings(database_url=database_url))
+    assert await current_revision(database) is None
+    assert await migrate(database) == newest_revision()
+    assert await migrate(database) == newest_revision()
+    assert await current_revision(database) == newest_revision()
+    assert await differences(database) == []
+    await database.close()
+
+
+def test_revisions_are_those_that_alembic_finds() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(REPOSITORY / "engine/store/migrations"))
+    scripts = ScriptDirectory.from_config(config).walk_revisions()
+    assert known_revisions() == tuple(script.revision for script in scripts)
