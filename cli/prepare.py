@@ -22,15 +22,7 @@ from engine.store.readiness import bring_forward, open_keys
 
 
 def prepare(settings: Settings, data_dir: Path) -> None:
-    """Look whether the engine can start, and bring its database forward.
-
-    Args:
-        settings: The settings.
-        data_dir: The data folder.
-
-    Raises:
-        EngineError: It cannot; the message says why.
-    """
+    """Check that the engine can start, and bring its database forward; EngineError says why not."""
     check_settings(settings)
     _check_grace(settings)
     load_plugins(settings.plugin_path, settings.disabled_plugins)

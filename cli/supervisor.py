@@ -40,26 +40,18 @@ class StartError(EngineError):
 
 @dataclass
 class Child:
-    """A child process and how to start it again.
-
-    Attributes:
-        name: What it is.
-        command: Its command line.
-        environment: Its environment.
-        output: The file that takes its output; None: the terminal.
-        beats: Its beats, if it shows that its event loop comes round.
-        process: The running process.
-        started: When it was last started, on the monotonic clock.
-        quick_failures: How often in a row it ended soon after its start.
-    """
+    """A child process and how to start it again."""
 
     name: str
     command: list[str]
     environment: dict[str, str]
+    # The file that takes its output; None: the terminal.
     output: Path | None = None
     beats: Beats | None = None
     process: subprocess.Popen[bytes] | None = None
+    # On the monotonic clock.
     started: float = 0
+    # How often in a row it ended soon after its start.
     quick_failures: int = 0
 
     def start(self) -> None:
@@ -142,14 +134,7 @@ class Children:
             time.sleep(PROBE_SECONDS)
 
     def watch(self, stopping: Callable[[], bool]) -> None:
-        """Start again what ends and what stands still.
-
-        Args:
-            stopping: Says whether to watch no longer.
-
-        Raises:
-            StartError: A child ends again and again.
-        """
+        """Start again what ends and what stands still."""
         while not stopping():
             self._kill_silent()
             self._restart_ended()

@@ -44,15 +44,7 @@ def temporal_file(data_dir: Path) -> Path:
 
 
 def temporal_command(settings: Settings, data_dir: Path) -> list[str]:
-    """The command line of the embedded Temporal server.
-
-    Args:
-        settings: The settings.
-        data_dir: The folder of its file.
-
-    Returns:
-        The command line.
-    """
+    """The command line of the embedded Temporal server."""
     return [
         temporal_binary(settings), "server", "start-dev",
         "--ip", settings.host,

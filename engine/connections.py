@@ -44,8 +44,8 @@ class Connections:
     """Connections to platforms.
 
     Those of plain ``def`` methods are shared by all calls: kept open for a while, found by their
-    address. What tells communities apart (keys, cookies) is with each call's own client, never with
-    these. An ``async def`` method runs in a loop of its own, which no connection outlives.
+    address. What distinguishes communities (keys, cookies) is with each call's own client, never
+    with these. An ``async def`` method runs in a loop of its own, which no connection outlives.
 
     Args:
         policy: Which addresses may be called.

@@ -154,15 +154,7 @@ def _first_of(rows: Sequence[GovernanceProcess], process_id: str | None) -> int:
 
 
 async def poll_together(engine: Engine, community: str | None = None) -> int:
-    """See to it that processes which are polled together are polled.
-
-    Args:
-        engine: What all activities share.
-        community: Only this community's.
-
-    Returns:
-        For how many classes and plugin instances none ran yet.
-    """
+    """Start the activities that poll processes together; gives how many were missing."""
     async with engine.database.read() as session:
         found = await processes.unfinished_classes(session, community)
     started = 0

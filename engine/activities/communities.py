@@ -410,9 +410,9 @@ class CommunityActivities:
                 return
             # Whatever `initialize` fails of is reported as the plugin's failure: 502. Only
             # credentials that do not work are the request's own fault.
-            told = describe(error) | ({"status": 502} if error.status == 500 else {})
-            told |= {"status": 400} if isinstance(error, AuthenticationError) else {}
-            mark.status, mark.error, mark.desired_encrypted = REFUSED, told, None
+            reason = describe(error) | ({"status": 502} if error.status == 500 else {})
+            reason |= {"status": 400} if isinstance(error, AuthenticationError) else {}
+            mark.status, mark.error, mark.desired_encrypted = REFUSED, reason, None
 
         await self._engine.database.persist(refuse)
         log.warning(

@@ -49,14 +49,7 @@ _turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
 def turn(instance_id: str) -> asyncio.Lock:
-    """The lock under which webhooks of a plugin instance are routed.
-
-    Args:
-        instance_id: The instance.
-
-    Returns:
-        The lock, the same for all of this process.
-    """
+    """The lock, one in this process, under which webhooks of a plugin instance are routed."""
     lock = _turns.get(instance_id)
     if lock is None:
         lock = _turns[instance_id] = asyncio.Lock()
@@ -120,16 +113,7 @@ async def _route_alone(engine: Engine, row: ReceivedWebhook) -> None:
 
 
 async def route(engine: Engine, row: ReceivedWebhook, loaded: LoadedPlugin | None) -> int:
-    """Signal the processes that a webhook concerns.
-
-    Args:
-        engine: What all share.
-        row: The webhook.
-        loaded: Its plugin instance; None if it cannot be called.
-
-    Returns:
-        How many processes it concerns.
-    """
+    """Signal the processes that a webhook concerns, and give how many there are."""
     declaration = loaded.declaration if loaded else Registry.plugins.get(row.plugin)
     if declaration is None:
         return 0

@@ -79,28 +79,21 @@ _known: LRUCache[str, _Known] = LRUCache(MOST_KNOWN, getsizeof=lambda known: kno
 
 @dataclass
 class _Batch:
-    """Calls in one thread, and how far they came; read also while a call hangs.
-
-    Attributes:
-        plugin: The plugin instance, freshly loaded.
-        allowed: Which modules' classes its state may hold.
-        request: The webhook.
-        reference: What its marks are called by.
-        until: When to stop, on the monotonic clock.
-        handled: How many calls have come to their end.
-        changed: The processes among them that changed.
-        shared: Whether the last one changed what the instance's calls share.
-        over: Set when nobody waits for the batch any more.
-    """
+    """Calls in one thread, and how far they came; read also while a call hangs."""
 
     plugin: LoadedPlugin
+    # Which modules' classes its state may hold.
     allowed: Callable[[str], bool]
     request: WebhookRequest
     reference: str
+    # When to stop, on the monotonic clock.
     until: float
+    # How many calls have ended.
     handled: int = 0
     changed: list[LoadedProcess] = field(default_factory=list)
+    # Whether the last call changed what the instance's calls share.
     shared: bool = False
+    # Set when nobody waits for the batch any more.
     over: bool = False
 
     def next(self, known: _Known) -> LoadedProcess | None:

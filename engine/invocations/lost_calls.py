@@ -91,15 +91,7 @@ async def isolate_after_losses(engine: Engine, instance: EnabledInstance, what: 
 
 
 async def count_loss(engine: Engine, loaded: LoadedPlugin) -> None:
-    """Count that a call was lost with the process that made it.
-
-    Args:
-        engine: What all activities share.
-        loaded: The plugin instance that was called.
-
-    Raises:
-        WorkerLostError: It was lost so often that it is not made again; the instance is paused.
-    """
+    """Count that a call was lost with its process; WorkerLostError if it was so too often."""
     source = {
         "community": loaded.community,
         "source": loaded.declaration.name,

@@ -24,30 +24,22 @@ UNKNOWN: Kinds = (OutcomeUnknownError, PlatformDownError, PluginTimeoutError, St
 
 @dataclass(frozen=True)
 class Policy:
-    """What holds for a kind of call.
+    """What holds for a kind of call; failures that did nothing are reasons to retry as well."""
 
-    A failure that proves that nothing was done is always a reason to try again; the others only
-    where doing it twice leads to the same end.
-
-    Attributes:
-        once: Whether it is made once only: what became of a try that was cut off is not known.
-        paced: Whether it waits for its turn in the platform's rate; reports of what has happened
-            do not.
-        most_tries: How many tries it is given.
-        repeats: Failures after which it is tried again, beside those that prove it safe.
-        waits_out: Failures that are waited out, however many tries that takes.
-        longest_pause: How many seconds that a platform asks for are waited for.
-        shortens: Whether a longer pause is shortened; else the call is given up.
-        pause: Seconds until the next try where the platform asks for none; 0: the usual pace.
-    """
-
+    # It is made once only: what became of a try that was cut off is not known.
     once: bool = False
+    # It waits for its turn in the platform's rate; reports of what has happened do not.
     paced: bool = True
     most_tries: int = 3
+    # Failures after which it is retried too, for doing it twice leads to the same end.
     repeats: Kinds = ()
+    # Failures that are waited out, however many tries that takes.
     waits_out: Kinds = ()
+    # How many seconds that a platform asks for are waited for.
     longest_pause: float = 5.0
+    # A longer pause is shortened; else the call is given up.
     shortens: bool = False
+    # Seconds until the next try where the platform asks for none; 0: the usual pace.
     pause: float = 0.0
 
     def next_try(self, error: EngineError, tries: int) -> float | None:

@@ -41,15 +41,7 @@ OWN = ("title", "correlation_key", "poll_every_seconds")
 
 @dataclass
 class LoadedProcess:
-    """A process, ready for one call.
-
-    Attributes:
-        row: The process as it was stored.
-        plugin: Its plugin instance.
-        declaration: What its class declares.
-        process: The object that stands for it during the call.
-        state: Its own data during the call.
-    """
+    """A process, ready for one call."""
 
     row: GovernanceProcess
     plugin: LoadedPlugin

@@ -247,7 +247,7 @@ class StartCall(ProcessCall):
             self.begun_now = True
             return None
         self.begun_before = True
-        # Whoever withdrew the start in this moment has completed the process.
+        # The request that withdrew the start in this moment has completed the process.
         record = await read_record(self.engine, self.process_id)
         return Done(InvocationOutcome(record), record.community) if record.completed else None
 

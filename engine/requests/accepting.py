@@ -73,17 +73,7 @@ class Once:
 
 
 async def accept(engine: Engine, row: SQLModel, row_id: str, once: Idempotency | None) -> str:
-    """Store a request's row, unless a request with the same key was accepted before.
-
-    Args:
-        engine: What is open.
-        row: What is asked for.
-        row_id: Its id.
-        once: The request's idempotency key.
-
-    Returns:
-        ``row_id``, or the id of the first request's row.
-    """
+    """Store a request's row, unless a request with the same key was accepted before."""
     accepted = await accept_once(engine.database, row, row_id, true(), once)
     assert accepted is not None, "its condition always holds"
     return accepted
@@ -124,14 +114,7 @@ async def accept_of_instance(
 
 @asynccontextmanager
 async def answering(asked: str) -> AsyncIterator[None]:
-    """Answer a request that was accepted: if the database goes out, its outcome is not known.
-
-    Args:
-        asked: What was accepted, such as ``action``.
-
-    Raises:
-        OutcomeUnknownError: The database does not answer.
-    """
+    """Answer an accepted request with OutcomeUnknownError if the database goes out."""
     try:
         yield
     except Exception as error:

@@ -21,14 +21,7 @@ MOST_UNDER_WAY = 1000
 
 @dataclass(frozen=True)
 class StoredWebhook:
-    """A webhook that is to be handled.
-
-    Attributes:
-        community: The community's name.
-        plugin: The plugin's name.
-        instance: The instance's name.
-        id: Its id.
-    """
+    """A webhook that is to be handled."""
 
     community: str
     plugin: str
@@ -100,11 +93,7 @@ class HandOver:
 
 
 async def send_pending(engine: Engine) -> None:
-    """Start everything that is stored as pending: now, or as soon as Temporal answers.
-
-    Args:
-        engine: The engine.
-    """
+    """Start everything that is stored as pending: now, or as soon as Temporal answers."""
     try:
         await engine.temporal.background.send_pending()
     except UnavailableError:

@@ -128,15 +128,7 @@ async def instances_in(engine: Engine, session: AsyncSession, community: str) ->
 
 
 async def instances_of_plugin(engine: Engine, plugin: str) -> list[Instance]:
-    """The instances of a plugin in all communities.
-
-    Args:
-        engine: What is open.
-        plugin: The plugin's name.
-
-    Returns:
-        The instances.
-    """
+    """The instances of a plugin in all communities."""
     async with engine.database.read() as session:
         rows = await communities.instances_of_plugin(session, plugin)
     return [_opened(engine, row) for row in rows]

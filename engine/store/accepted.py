@@ -166,15 +166,7 @@ class AcceptedRow(Protocol):
 
 
 class BeginMark:
-    """How a table says that plugin code may have been called for one of its rows.
-
-    Args:
-        table: The table.
-        accepted: The condition that no plugin code was called.
-        begun: The condition that it may have been, and the row has not ended.
-        begin: The columns that say so.
-        set_back: The columns that take it back.
-    """
+    """How a table says that plugin code may have been called for one of its rows."""
 
     def __init__(
         self,
@@ -214,18 +206,7 @@ class BeginMark:
         *,
         begun: bool = False,
     ) -> bool:
-        """End a row for which no plugin code was called; its idempotency key can be used again.
-
-        Args:
-            database: The database.
-            session: A session in a transaction.
-            row_id: The row's id.
-            values: The columns that end it.
-            begun: Whether the caller has begun it, and knows that nothing was done.
-
-        Returns:
-            False if plugin code may have been called.
-        """
+        """End a row and free its idempotency key; False if plugin code may have been called."""
         statement = (
             update(self._table)
             .where(

@@ -517,7 +517,7 @@ async def withdraw_change(
         database: The database.
         session: A session in a transaction.
         change_id: The change.
-        error: Why, as ``engine.errors.describe`` tells it.
+        error: Why, as ``engine.errors.describe`` gives it.
 
     Returns:
         False if it has been begun, or has ended.
@@ -532,7 +532,7 @@ async def refuse_change(session: AsyncSession, change_id: str, error: Mapping[st
     Args:
         session: A session in a transaction.
         change_id: The change.
-        error: Why, as ``engine.errors.describe`` tells it.
+        error: Why, as ``engine.errors.describe`` gives it.
     """
     statement = (
         update(CommunityChange)

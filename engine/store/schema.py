@@ -44,15 +44,7 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 async def migrate(database: Database, revision: str = "head") -> str:
-    """Bring a database to the newest schema; several callers at once wait for each other.
-
-    Args:
-        database: The database.
-        revision: The revision to stop at; default: the newest.
-
-    Returns:
-        The newest revision that there is.
-    """
+    """Bring a database to the newest schema; several callers at once wait for each other."""
     async with database.engine.execution_options(metagov_write=True).connect() as connection:
         await connection.run_sync(_upgrade, revision)
         await connection.commit()

@@ -37,14 +37,7 @@ class SecretBox:
             ) from None
 
     def opens(self, text: str) -> bool:
-        """Whether these keys open a text.
-
-        Args:
-            text: What ``encrypt`` made, with whatever key.
-
-        Returns:
-            True if they do.
-        """
+        """Whether these keys open a text."""
         try:
             self._fernet.decrypt(text)
         except InvalidToken:

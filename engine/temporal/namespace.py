@@ -22,15 +22,7 @@ from engine.settings import SettingsError
 async def ensure_search_attributes(
     client: Client, attributes: tuple[SearchAttributeKey[str], ...]
 ) -> None:
-    """Make the engine's search attributes known to the server.
-
-    Args:
-        client: A client.
-        attributes: The attributes, all of them keywords.
-
-    Raises:
-        SettingsError: The server has no such namespace.
-    """
+    """Make the engine's search attributes known to the server; all are keywords."""
     missing = await missing_search_attributes(client, attributes)
     if missing:
         await client.operator_service.add_search_attributes(

@@ -186,11 +186,7 @@ class OpenCollective(Plugin):
         idempotent=True,
     )
     def react(self, parameters: Parameters) -> dict[str, Any]:
-        """React with one of the emoji that Open Collective has.
-
-        Raises:
-            PlatformRejectedError: It has no such emoji.
-        """
+        """React with one of the emoji that Open Collective has."""
         bare = tally.bare_emoji(parameters.emoji)
         emoji = next((e for e in schemas.EMOJI if tally.bare_emoji(e) == bare), None)
         if emoji is None:

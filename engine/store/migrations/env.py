@@ -1,4 +1,4 @@
-"""Alembic's way in: it runs on the connection that ``engine.store.schema`` hands over."""
+"""Alembic's way in: it runs on the connection of ``engine.store.schema``."""
 
 from alembic import context
 from sqlmodel import SQLModel
