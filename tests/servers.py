@@ -36,7 +36,7 @@ async def serve(app: Any, config: uvicorn.Config | None = None) -> AsyncIterator
 
 
 class Driver:
-    """A driver's HTTP endpoint: keeps what it is told, answers as it is told to."""
+    """A driver's HTTP endpoint: keeps what it receives, answers as the test says."""
 
     def __init__(self) -> None:
         self.url = ""

@@ -210,7 +210,7 @@ class GovernanceProcess:
         """Take note that a process which this one started has ended.
 
         Args:
-            child_id: Its id. Whatever is none, whoever sent it, is passed over.
+            child_id: Its id; what is none is ignored.
         """
         if not 0 < len(child_id) <= LONGEST_ID or not child_id.isascii():
             workflow.logger.warning("a signal names no child")

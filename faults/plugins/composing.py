@@ -71,8 +71,8 @@ class Parent(Starting):
             raise PlatformDownError("it answered 500")
         if self.parameters.get("confused"):
             raise ValueError("cannot handle it")
-        told = {"name": child.name, "outcome": child.outcome, "code": child.errors.get("code")}
-        self.outcome["ended"].append(told)
+        ended = {"name": child.name, "outcome": child.outcome, "code": child.errors.get("code")}
+        self.outcome["ended"].append(ended)
         self.start_children("child_completed")
         if len(self.outcome["ended"]) == self.parameters.get("wanted", 1):
             self.status = ProcessStatus.COMPLETED

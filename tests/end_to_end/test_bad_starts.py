@@ -59,12 +59,12 @@ def refusal(data: Path, command: str, **settings: str) -> str:
         text=True,
         timeout=100,
     )
-    told = ended.stderr
-    assert ended.returncode == 2, ended.stdout + told
-    assert "Traceback" not in ended.stdout + told
-    assert told.startswith("metagov: ")
-    assert told.count("\n") == 1
-    return told
+    output = ended.stderr
+    assert ended.returncode == 2, ended.stdout + output
+    assert "Traceback" not in ended.stdout + output
+    assert output.startswith("metagov: ")
+    assert output.count("\n") == 1
+    return output
 
 
 def garbage(path: Path) -> None:
@@ -89,25 +89,25 @@ def a_folder(path: Path) -> None:
 def test_a_database_that_is_none(data: Path, command: str) -> None:
     path = data / "metagov.sqlite"
     path.write_bytes(os.urandom(9000))
-    told = refusal(data, command)
-    assert f"The database {path} cannot be used: it is no SQLite database" in told
-    assert "backup" in told
+    output = refusal(data, command)
+    assert f"The database {path} cannot be used: it is no SQLite database" in output
+    assert "backup" in output
 
 
 @pytest.mark.parametrize("command", ["run", API, "worker"])
 def test_a_secret_key_that_was_lost(data: Path, command: str) -> None:
     (data / "secret-key").unlink()
-    told = refusal(data, command)
+    output = refusal(data, command)
     for words in ("METAGOV_SECRET_KEY", str(data / "secret-key"), "backup of the data folder"):
-        assert words in told
+        assert words in output
     assert not (data / "secret-key").exists()
 
 
 @pytest.mark.parametrize("command", [RUN, "api", WORKER])
 def test_a_secret_key_that_opens_nothing(data: Path, command: str) -> None:
-    told = refusal(data, command, METAGOV_SECRET_KEY=OTHER_KEY)
-    assert "METAGOV_SECRET_KEY does not open" in told
-    assert OTHER_KEY not in told
+    output = refusal(data, command, METAGOV_SECRET_KEY=OTHER_KEY)
+    assert "METAGOV_SECRET_KEY does not open" in output
+    assert OTHER_KEY not in output
 
 
 @pytest.mark.parametrize("command", ["api", WORKER])
@@ -125,10 +125,10 @@ def test_a_file_of_temporal_that_is_none(
 ) -> None:
     path = data / "temporal.sqlite"
     damage(path)
-    told = refusal(data, "run")
-    assert str(path) in told
-    assert words in told
-    assert "backup, or remove it" in told
+    output = refusal(data, "run")
+    assert str(path) in output
+    assert words in output
+    assert "backup, or remove it" in output
     assert not (data / "temporal.log").exists()
 
 
@@ -142,17 +142,17 @@ def test_a_file_of_temporal_that_is_none(
 )
 def test_a_folder_where_a_file_should_be(data: Path, name: str, setting: str) -> None:
     a_folder(data / name)
-    told = refusal(data, "run")
-    assert str(data / name) in told
-    assert setting in told
+    output = refusal(data, "run")
+    assert str(data / name) in output
+    assert setting in output
 
 
 @pytest.mark.parametrize("command", [RUN, API, "worker", MIGRATE])
 def test_a_file_where_the_data_folder_should_be(tmp_path: Path, command: str) -> None:
     path = tmp_path / "data"
     path.write_text("")
-    told = refusal(path, command)
-    assert str(path) in told
+    output = refusal(path, command)
+    assert str(path) in output
 
 
 @pytest.mark.parametrize("command", ["run", "api", WORKER, MIGRATE])
@@ -160,9 +160,9 @@ def test_data_that_this_user_may_not_write(data: Path, command: str) -> None:
     for path in data.iterdir():
         path.chmod(0o444)
     data.chmod(0o555)
-    told = refusal(data, command)
-    assert str(data) in told
-    assert "this user" in told
+    output = refusal(data, command)
+    assert str(data) in output
+    assert "this user" in output
 
 
 @pytest.mark.parametrize(
@@ -185,9 +185,9 @@ def test_a_database_that_is_gone_is_not_begun_anew(data: Path, command: str) -> 
     remembered = Remembered(database=1, epoch=1, beats=3, told=7)
     (data / "told.json").write_text(remembered.encode())
     (data / "metagov.sqlite").unlink()
-    told = refusal(data, command)
-    assert "metagov.sqlite" in told
-    assert "put it back from the backup" in told
+    output = refusal(data, command)
+    assert "metagov.sqlite" in output
+    assert "put it back from the backup" in output
     assert not (data / "metagov.sqlite").exists()
 
 
@@ -196,13 +196,13 @@ def test_a_namespace_that_temporal_has_not(engine: EngineProcess, command: str) 
     """The server that is asked runs; nothing is marked as restored."""
     address = f"127.0.0.1:{engine.environment['METAGOV_TEMPORAL_PORT']}"
     before = epoch(engine)
-    told = refusal(
+    output = refusal(
         engine.data_dir,
         command,
         METAGOV_TEMPORAL_ADDRESS=address,
         METAGOV_TEMPORAL_NAMESPACE="elsewhere",
     )
-    assert "METAGOV_TEMPORAL_NAMESPACE: the Temporal server has no namespace 'elsewhere'" in told
+    assert "METAGOV_TEMPORAL_NAMESPACE: the Temporal server has no namespace 'elsewhere'" in output
     assert epoch(engine) == before
 
 
@@ -214,10 +214,10 @@ def epoch(engine: EngineProcess) -> int:
 
 def test_a_worker_without_a_temporal_server(data: Path) -> None:
     address = f"127.0.0.1:{free_ports(1)[0]}"
-    told = refusal(
+    output = refusal(
         data, "worker", METAGOV_TEMPORAL_ADDRESS=address, METAGOV_WORKER_WAIT_SECONDS="1"
     )
-    assert f"The Temporal server at {address} does not answer" in told
+    assert f"The Temporal server at {address} does not answer" in output
 
 
 def test_nothing_is_marked_as_restored_where_there_is_nothing(tmp_path: Path) -> None:

@@ -36,11 +36,11 @@ def test_processes_wait_through_a_kill_of_everything(engine: EngineProcess) -> N
     assert done["outcome"] == {"winner": "a"}
     closed = httpx.delete(f"{engine.url}{later.headers['location']}", timeout=60)
     assert closed.status_code == 200
-    told = [callbacks.completed(20)["id"], callbacks.completed(20)["id"]]
-    assert sorted(told) == sorted([due.json()["id"], later.json()["id"]])
+    delivered = [callbacks.completed(20)["id"], callbacks.completed(20)["id"]]
+    assert sorted(delivered) == sorted([due.json()["id"], later.json()["id"]])
     kept = engine.post("c", "action/randomness.get-lucky-number", {})
     assert kept.json() == {"number": 7}
-    time.sleep(2)  # A second telling would come within the first retry's wait.
+    time.sleep(2)  # A second delivery would come within the first retry's wait.
     assert callbacks.received.empty()
 
 
@@ -142,7 +142,7 @@ def test_what_may_be_found_or_repeated_is(tmp_path: Path) -> None:
 
 
 def test_effects_of_a_killed_worker_are_never_repeated(tmp_path: Path) -> None:
-    """Rule 4: an effect with an unknown result is told as unknown, not tried again."""
+    """Rule 4: an effect with an unknown result is reported as unknown, not tried again."""
     folder, notes = tmp_path / "plugins", tmp_path / "notes"
     folder.mkdir()
     (folder / "slow.py").write_text(SLOW_PLUGIN)
@@ -175,8 +175,8 @@ def test_effects_of_a_killed_worker_are_never_repeated(tmp_path: Path) -> None:
         for path in ("action/slow.act", "process/slow.start"):
             assert answers[path].status_code == 504, answers[path].text
             assert "not known" in answers[path].json()["detail"]
-        told = callbacks.completed(20)
-        assert told["errors"]["code"] == "start_outcome_unknown"
+        delivered = callbacks.completed(20)
+        assert delivered["errors"]["code"] == "start_outcome_unknown"
         assert sorted(notes.read_text().split()) == ["act", "start"]
     finally:
         engine.stop()

@@ -31,10 +31,10 @@ async def test_the_namespace_is_made_once(temporal: Client) -> None:
     namespace = f"made-{uuid4().hex[:8]}"
     first = make_namespace(temporal, namespace)
     assert first.returncode == 0, first.stderr
-    told = await temporal.workflow_service.describe_namespace(
+    described = await temporal.workflow_service.describe_namespace(
         DescribeNamespaceRequest(namespace=namespace)
     )
-    assert told.config.workflow_execution_retention_ttl.ToTimedelta() == timedelta(days=30)
+    assert described.config.workflow_execution_retention_ttl.ToTimedelta() == timedelta(days=30)
     second = make_namespace(temporal, namespace)
     assert second.returncode == 0, second.stderr
     assert "is there" in second.stdout
@@ -73,9 +73,9 @@ async def test_a_worker_is_healthy_while_it_polls_all_queues(temporal: Client) -
 
 def test_a_worker_without_temporal_is_not_healthy() -> None:
     """The check ends by itself, with one line."""
-    code, told = worker_health("127.0.0.1:1", "any")
+    code, output = worker_health("127.0.0.1:1", "any")
     assert code == 1
-    assert "Traceback" not in told
+    assert "Traceback" not in output
 
 
 def worker_health(temporal: Client | str, queue: str) -> tuple[int, str]:

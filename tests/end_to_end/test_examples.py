@@ -38,18 +38,18 @@ async def test_driver_written_for_the_original(engine: EngineProcess) -> None:
     twin = LoomioTwin()
     async with serve(create_app(twin)) as url:
         config = json.dumps({"server_url": url, "api_key": API_KEY, "group_id": GROUP})
-        told = await asyncio.to_thread(
+        output = await asyncio.to_thread(
             run, "examples.driver", "--engine", engine.url, "--loomio", config
         )
-    assert "/api/hooks/my-community-1234/loomio" in told
-    assert re.search(r"drawn by chance: [0-6]\n", told)
-    assert re.search(r"outcome by callback: {'winner': '(soup|salad)'}", told)
+    assert "/api/hooks/my-community-1234/loomio" in output
+    assert re.search(r"drawn by chance: [0-6]\n", output)
+    assert re.search(r"outcome by callback: {'winner': '(soup|salad)'}", output)
 
 
 def test_demo_tells_its_story() -> None:
-    told = run("examples.demo")
+    output = run("examples.demo")
     for words in ("Grace votes agree", '"winner": [', '"Agree"', "namespaces/default/workflows/"):
-        assert words in told
+        assert words in output
 
 
 @pytest.mark.parametrize(

@@ -125,8 +125,8 @@ def test_temporals_file_may_be_lost_in_the_middle_of_an_action_and_a_start(place
     for file in place.engine.data_dir.glob("temporal.sqlite*"):
         file.unlink()
     place.engine.start()
-    told = callbacks.completed(60)
-    assert told["errors"]["code"] == "start_outcome_unknown"
+    delivered = callbacks.completed(60)
+    assert delivered["errors"]["code"] == "start_outcome_unknown"
     again = place.act()
     assert again.status_code == 504, again.text
     assert place.effects() == 1
@@ -149,8 +149,8 @@ def test_a_poison_pill_ends_and_others_go_on(place: Place) -> None:
             engine.post("c", "action/durable.read", {"parameters": {"key": "x"}}).status_code
         )
         time.sleep(0.3)
-    told = [callbacks.completed(1), callbacks.completed(1)]
-    assert {record["errors"]["code"] for record in told} == {"worker_lost"}
+    delivered = [callbacks.completed(1), callbacks.completed(1)]
+    assert {record["errors"]["code"] for record in delivered} == {"worker_lost"}
     # Only what was under way in the moment of a death may not be known.
     assert answers.count(200) >= len(answers) - 2, answers
     assert "".join(engine.output).count("The worker ended") <= 3

@@ -31,7 +31,7 @@ def vote(engine: EngineProcess) -> str:
 
 
 def read(engine: EngineProcess, after: str | None, count: int) -> tuple[list[Any], str | None]:
-    """Read on until so many were told."""
+    """Read on until so many were delivered."""
     found: list[Any] = []
     while len(found) < count:
         params: dict[str, Any] = {"wait": 30} | ({"after": after} if after else {})
@@ -43,11 +43,11 @@ def read(engine: EngineProcess, after: str | None, count: int) -> tuple[list[Any
     return found, after
 
 
-def check_order(told: list[Any]) -> None:
+def check_order(delivered: list[Any]) -> None:
     """Positions only grow, and none is given twice."""
-    positions = [item["position"] for item in told]
+    positions = [item["position"] for item in delivered]
     assert positions == sorted(set(positions))
-    assert len({item["cursor"] for item in told}) == len(told)
+    assert len({item["cursor"] for item in delivered}) == len(delivered)
 
 
 def command(engine: EngineProcess, *options: str) -> str:
@@ -74,21 +74,21 @@ def test_the_databases_file_alone_is_found_restored(engine: EngineProcess, tmp_p
     with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(backup)) as target:
         source.backup(target)
     since = vote(engine)
-    told, cursor = read(engine, cursor, 1)
-    seen += told
+    delivered, cursor = read(engine, cursor, 1)
+    seen += delivered
     engine.stop()
     for leftover in engine.data_dir.glob("metagov.sqlite*"):
         leftover.unlink()
     shutil.copy(backup, file)
     engine.start()
     assert "restored from a backup" in "".join(engine.output)
-    told, cursor = read(engine, cursor, 1)
-    assert (told[0]["id"], told[0]["data"]) == (seen[-1]["id"], seen[-1]["data"])
+    delivered, cursor = read(engine, cursor, 1)
+    assert (delivered[0]["id"], delivered[0]["data"]) == (seen[-1]["id"], seen[-1]["data"])
     assert httpx.get(f"{engine.url}{since}", timeout=120).json()["status"] == "completed"
     deadline = time.monotonic() + 60
     while "1 processes began and ended since" not in (printed := command(engine)):
         assert time.monotonic() < deadline, printed
-    check_order(seen + told)
+    check_order(seen + delivered)
 
 
 @pytest.mark.long
@@ -96,7 +96,7 @@ def test_the_databases_file_alone_is_found_restored(engine: EngineProcess, tmp_p
 def test_all_of_the_data_folder_is_restored_by_command(
     engine: EngineProcess, tmp_path: Path
 ) -> None:
-    """Nothing but the operator, or a driver, can tell."""
+    """Nothing but the operator, or a driver, knows it."""
     engine.put(COMMUNITY, {"name": "tutorial", "config": {"api_key": "k"}})
     vote(engine)
     seen, cursor = read(engine, None, 1)
@@ -105,8 +105,8 @@ def test_all_of_the_data_folder_is_restored_by_command(
     engine.start()
     for _ in range(2):
         vote(engine)
-    told, cursor = read(engine, cursor, 2)
-    seen += told
+    delivered, cursor = read(engine, cursor, 2)
+    seen += delivered
     engine.stop()
     shutil.rmtree(engine.data_dir)
     shutil.copytree(tmp_path / "folder", engine.data_dir)
@@ -116,5 +116,5 @@ def test_all_of_the_data_folder_is_restored_by_command(
     assert "Temporal does not answer" in marked
     engine.start()
     vote(engine)
-    told, cursor = read(engine, cursor, 1)
-    check_order(seen + told)
+    delivered, cursor = read(engine, cursor, 1)
+    check_order(seen + delivered)

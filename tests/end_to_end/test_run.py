@@ -20,9 +20,9 @@ from tests.end_to_end.conftest import EngineProcess, make_engine
 
 
 def test_it_says_where_everything_is_and_stops_cleanly(engine: EngineProcess) -> None:
-    told = "".join(engine.output)
+    printed = "".join(engine.output)
     for words in (engine.url, f"{engine.url}/docs", "Temporal UI", "curl "):
-        assert words in told
+        assert words in printed
     command = next(line.strip() for line in engine.output if line.strip().startswith("curl "))
     curl = subprocess.run(["/bin/sh", "-c", f"{command} -s"], capture_output=True, check=True)
     assert b'"plugins"' in curl.stdout
@@ -119,7 +119,7 @@ def _patiently(engine: EngineProcess) -> httpx.Response:
 
 
 def test_command_line_helps() -> None:
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-m", "cli", "--help"],
         cwd=REPOSITORY,
         capture_output=True,
@@ -127,7 +127,7 @@ def test_command_line_helps() -> None:
         check=True,
     ).stdout
     for command in ("run", "api", "worker", "migrate", "secret-key"):
-        assert command in told
+        assert command in printed
 
 
 def test_readers_hold_up_no_stop(engine: EngineProcess) -> None:

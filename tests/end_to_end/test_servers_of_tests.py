@@ -31,9 +31,11 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(ending_with_us([], signal.SIGKILL) == [], reason="only Linux tells of a death")
+@pytest.mark.skipif(
+    ending_with_us([], signal.SIGKILL) == [], reason="only Linux signals a parent's death"
+)
 def test_no_server_outlives_tests_that_die_of_a_segmentation_fault(tmp_path: Path) -> None:
-    """Whoever reads their output sees its end: no server holds it."""
+    """A reader of their output sees its end: no server holds it."""
     (tmp_path / "postgresql").mkdir()
     died = subprocess.run(
         [sys.executable, "-c", DIES, str(tmp_path)],

@@ -68,7 +68,7 @@ def acts(engine: EngineProcess) -> bool:
     return answer.status_code == 200
 
 
-def told(engine: EngineProcess, words: str) -> bool:
+def printed(engine: EngineProcess, words: str) -> bool:
     return any(words in line for line in engine.output)
 
 
@@ -104,8 +104,8 @@ def test_a_worker_whose_interpreter_is_held_is_replaced(engine: EngineProcess, a
     until(lambda: replaced(engine, "worker", worker))
     until(lambda: acts(engine))
     assert pid(engine, "API") == api
-    assert told(engine, "The worker ended, for its event loop had stalled")
-    assert told(engine, "in hold_up")
+    assert printed(engine, "The worker ended, for its event loop had stalled")
+    assert printed(engine, "in hold_up")
     asking.join(60)
     assert answers[0].status_code >= 500, answers[0].text
 
@@ -131,7 +131,7 @@ def test_webhooks_that_stall_a_plugin_stop_no_driver(engine: EngineProcess, head
         until(lambda: replaced(engine, "API", api))
         assert cut_off.result() == 0
     until(lambda: acts(engine))
-    assert told(engine, "The API ended, for its event loop had stalled")
+    assert printed(engine, "The API ended, for its event loop had stalled")
     assert send("") == 200
 
 
@@ -146,7 +146,7 @@ def test_a_worker_that_was_stopped_for_ever_is_replaced(engine: EngineProcess) -
     assert pid(engine, "worker") == worker
     os.kill(worker, signal.SIGSTOP)
     until(lambda: replaced(engine, "worker", worker))
-    assert told(engine, "The worker has not come round for")
+    assert printed(engine, "The worker has not come round for")
     until(lambda: acts(engine))
 
 
@@ -154,5 +154,5 @@ def test_an_api_that_was_stopped_for_ever_is_replaced(engine: EngineProcess) -> 
     api = pid(engine, "API")
     os.kill(api, signal.SIGSTOP)
     until(lambda: replaced(engine, "API", api))
-    assert told(engine, "The API has not come round for")
+    assert printed(engine, "The API has not come round for")
     until(lambda: acts(engine))

@@ -17,10 +17,10 @@ def test_one_command_runs_all_twins() -> None:
         [sys.executable, "-m", "sandbox"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout is not None
-        told = [running.stdout.readline() for _ in range(5)]
+        output = [running.stdout.readline() for _ in range(5)]
         try:
-            assert told[4] == "Ctrl-C stops them.\n", told
-            for line in told[:4]:
+            assert output[4] == "Ctrl-C stops them.\n", output
+            for line in output[:4]:
                 title, _, rest = line.partition(": ")
                 assert title in httpx.get(rest.split()[0]).text
         finally:
@@ -29,7 +29,7 @@ def test_one_command_runs_all_twins() -> None:
 
 
 def test_twin_says_how_it_is_run() -> None:
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-m", "sandbox.loomio", "--help"],
         capture_output=True,
         text=True,
@@ -37,5 +37,5 @@ def test_twin_says_how_it_is_run() -> None:
         env=os.environ | {"NO_COLOR": "1", "TERM": "dumb"},
         cwd=REPOSITORY,
     )
-    assert told.returncode == 0, told.stderr
-    assert "--port" in told.stdout
+    assert output.returncode == 0, output.stderr
+    assert "--port" in output.stdout

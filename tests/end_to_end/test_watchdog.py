@@ -68,15 +68,15 @@ def test_a_loop_that_stands_still_ends_its_process(
 ) -> None:
     """It writes where each thread stands."""
     with program(1, how) as process:
-        _, told = process.communicate(timeout=60)
+        _, output = process.communicate(timeout=60)
     assert process.returncode == status
-    assert f'File "<string>", line {line} in {place}' in told
+    assert f'File "<string>", line {line} in {place}' in output
 
 
 def test_one_that_comes_round_is_left_alone() -> None:
     with program(1, "3") as process:
-        out, told = process.communicate(timeout=60)
-    assert (process.returncode, out, told) == (0, "ended\n", "")
+        out, output = process.communicate(timeout=60)
+    assert (process.returncode, out, output) == (0, "ended\n", "")
 
 
 def test_one_that_is_not_watched_is_left_alone() -> None:
@@ -92,8 +92,8 @@ def test_one_that_was_paused_goes_on() -> None:
         time.sleep(2.5)
         assert process.poll() is None
         process.send_signal(signal.SIGCONT)
-        out, told = process.communicate(timeout=60)
-    assert (process.returncode, out, told) == (0, "ended\n", "")
+        out, output = process.communicate(timeout=60)
+    assert (process.returncode, out, output) == (0, "ended\n", "")
 
 
 def test_a_process_shows_that_its_loop_comes_round() -> None:

@@ -30,7 +30,7 @@ one_database = pytest.mark.parametrize("running", ["sqlite"], indirect=True)
 
 @dataclass
 class RunningEngine:
-    """An engine, and the driver that it tells of events."""
+    """An engine, and the driver that it sends events to."""
 
     engine: Engine
     http: httpx.AsyncClient

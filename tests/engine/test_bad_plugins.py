@@ -92,9 +92,9 @@ async def test_start_that_fails_leaves_no_pending_process(running: RunningEngine
     assert listed.json()["processes"] == []
     kept = await running.act(community, "troublesome.fetch", key="started")
     assert kept.json() == {"value": None}
-    # The request's own answer has told of it.
-    told = await running.http.get("/api/internal/deliveries", params={"community": community})
-    assert told.json()["deliveries"] == []
+    # The request's own answer has reported it.
+    delivered = await running.http.get("/api/internal/deliveries", params={"community": community})
+    assert delivered.json()["deliveries"] == []
 
 
 async def test_start_that_is_asked_to_come_later_says_so_at_once(running: RunningEngine) -> None:
@@ -106,15 +106,15 @@ async def test_start_that_is_asked_to_come_later_says_so_at_once(running: Runnin
     assert 25 <= float(refused.headers["retry-after"]) <= 30
 
 
-async def test_start_that_never_ends_is_told_as_unknown(running: RunningEngine) -> None:
+async def test_start_that_never_ends_is_reported_as_unknown(running: RunningEngine) -> None:
     community = await running.community(TROUBLE)
     callback = f"{running.driver.url}/{community}"
     answer = await running.start(
         community, "troublesome.fragile", fail="start-hang", callback_url=callback
     )
     assert answer.status_code == 504
-    told = await eventually(lambda: running.driver.to(community))
-    assert told[0]["errors"]["code"] == "start_outcome_unknown"
+    delivered = await eventually(lambda: running.driver.to(community))
+    assert delivered[0]["errors"]["code"] == "start_outcome_unknown"
 
 
 async def test_close_that_fails_leaves_the_process_pending(running: RunningEngine) -> None:
@@ -153,8 +153,8 @@ async def test_webhook_handler_that_raises_leaves_nothing_and_stops_nothing(
     hook = f"/api/hooks/{community}/troublesome"
     assert (await running.http.post(hook, content=b"fail")).status_code == 200
     assert (await running.http.post(hook, content=b"one")).status_code == 200
-    told = await eventually(lambda: running.driver.to(community), seconds=60)
-    assert told[0]["outcome"] == {"heard": ["one"]}
+    delivered = await eventually(lambda: running.driver.to(community), seconds=60)
+    assert delivered[0]["outcome"] == {"heard": ["one"]}
     assert (await running.http.delete(location)).status_code == 200
 
 

@@ -68,13 +68,13 @@ async def test_one_request_for_many(running: RunningEngine, community: str, plat
     for record in records[:3]:
         done = await running.completed(location(record))
         assert done["outcome"] == {"ended": True}
-    told = await eventually(
+    delivered = await eventually(
         lambda: [b for b in running.driver.to(community) if b["status"] == "completed"]
     )
     await eventually(
         lambda: len([b for b in running.driver.to(community) if b["status"] == "completed"]) == 3
     )
-    assert {body["id"] for body in told} <= {record["id"] for record in records[:3]}
+    assert {body["id"] for body in delivered} <= {record["id"] for record in records[:3]}
     workflow = running.client.get_workflow_handle(f"process/{community}/{CROWD}/{records[0]['id']}")
     assert (await workflow.result())["status"] == "completed"
 
@@ -98,11 +98,11 @@ async def test_other_ways_go_on_beside(
     assert [answer.status_code for answer in answers] == [200, 200]
     assert answers[1].json()["outcome"] == {"closed": True}
 
-    async def has_heard() -> bool:
+    async def has_received() -> bool:
         record = (await running.http.get(location(heard))).json()
         return bool(record["outcome"] == {"heard": ["word"]})
 
-    await eventually(has_heard)
+    await eventually(has_received)
     note(platform, "go on")
     record = await running.completed(location(heard))
     assert record["outcome"] == {"heard": ["word"], "ended": True}
@@ -183,8 +183,10 @@ async def test_a_poll_of_many_that_takes_its_process_down_rests(running: Running
     started = await running.start(community, "poisonous.crowd")
 
     def paused() -> bool:
-        told = [event for event in running.driver.to("events") if event["community"] == community]
-        return [event["event_type"] for event in told] == ["plugin_paused"]
+        delivered = [
+            event for event in running.driver.to("events") if event["community"] == community
+        ]
+        return [event["event_type"] for event in delivered] == ["plugin_paused"]
 
     await eventually(paused, 40)
     read = await running.http.get(started.headers["location"])

@@ -57,8 +57,8 @@ async def test_delete_disables_plugins_first(running: RunningEngine) -> None:
     assert (await running.http.delete(f"/api/internal/community/{community}")).status_code == 404
     record = await running.completed(started.headers["location"])
     assert record["errors"]["code"] == "plugin_disabled"
-    told = await eventually(lambda: running.driver.to(community))
-    assert told == [record]
+    delivered = await eventually(lambda: running.driver.to(community))
+    assert delivered == [record]
     handle = running.client.get_workflow_handle(
         f"process/{community}/randomness.delayed-stochastic-vote/{record['id']}"
     )
@@ -263,7 +263,7 @@ async def test_concurrent_puts_are_applied_one_after_the_other(running: RunningE
 
 @one_database
 async def test_a_change_that_was_refused_meanwhile_is_not_applied(running: RunningEngine) -> None:
-    """Nobody knows what became of it, so its driver was told so: it must not come true later."""
+    """Its outcome was answered as unknown: it must not come true later."""
     community = await running.community()
     body = {"name": community, "plugins": [{"name": "adaptable", "config": {"seconds": 1.5}}]}
     asked = running.http.put(f"/api/internal/community/{community}", json=body)

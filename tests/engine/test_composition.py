@@ -118,8 +118,8 @@ async def test_a_parent_is_called_when_its_child_ends(processes: Processes, plat
     assert (child["name"], child["status"]) == ("composing.part", "pending")
     note(platform, "end a")
     outcome = {"kind": "plain", "ended": True}
-    told = {"name": "composing.part", "outcome": outcome, "code": None}
-    assert (await processes.ended(parent))["outcome"] == {"ended": [told]}
+    ended = {"name": "composing.part", "outcome": outcome, "code": None}
+    assert (await processes.ended(parent))["outcome"] == {"ended": [ended]}
     assert handled(platform, child) == 1
     assert platform.read_text().count("part a\n") == 1
 

@@ -38,7 +38,7 @@ ENDPOINTS = "/api/internal/endpoints"
 
 
 class Receiver:
-    """A driver's endpoint that answers as it is told to."""
+    """A driver's endpoint that answers as the test says."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -70,7 +70,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 async def ended_vote(running: RunningEngine, callback_url: str, community: str = "") -> str:
-    """Start a vote and close it; gives the community, whose driver is told of it."""
+    """Start a vote and close it; gives the community, whose driver receives it."""
     community = community or await running.community({"name": "troublesome", "config": {}})
     started = await running.start(community, VOTE, callback_url=callback_url)
     assert (await running.http.delete(started.headers["location"])).status_code == 200
@@ -180,7 +180,7 @@ async def test_a_delivered_item_can_be_sent_again(running: RunningEngine) -> Non
 
 
 @one_database
-async def test_what_was_delivered_is_not_sent_because_it_is_handed_out_again(
+async def test_what_was_delivered_is_not_sent_because_it_is_started_again(
     running: RunningEngine,
 ) -> None:
     async with receiver() as driver:
@@ -188,11 +188,11 @@ async def test_what_was_delivered_is_not_sent_because_it_is_handed_out_again(
         delivery = await only_delivery(running, community, "delivered")
         activity_id = f"delivery/{community}/{delivery['id']}"
 
-        async def handed_out() -> bool:
+        async def started() -> bool:
             # The first one may not have ended yet on the server.
             return await running.engine.temporal.background.deliver(community, delivery["id"])
 
-        await eventually(handed_out)
+        await eventually(started)
         await running.client.get_activity_handle(activity_id).result()
         assert len(driver.requests) == 1
 

@@ -63,7 +63,7 @@ class Forum:
         return dict(record["outcome"])
 
     def stir(self, post: int) -> None:
-        """Something happens in a post's topic, which a webhook tells."""
+        """Something happens in a post's topic, and a webhook is sent."""
         topic = self.twin.posts[post].topic_id
         self.twin.add_post("mary", {"topic_id": topic, "raw": f"look {self.twin.new_id()}"})
 
@@ -74,8 +74,8 @@ class Forum:
 
     async def events(self, kind: str) -> list[dict[str, Any]]:
         params: dict[str, Any] = {"community": self.community, "limit": 500}
-        told = (await self.running.http.get("/api/internal/events", params=params)).json()
-        found = [item["data"] for item in told["events"]]
+        delivered = (await self.running.http.get("/api/internal/events", params=params)).json()
+        found = [item["data"] for item in delivered["events"]]
         return [event for event in found if event.get("event_type") == kind]
 
 
@@ -226,7 +226,7 @@ async def test_without_the_poll_plugin_the_post_is_deleted_again(forum: Forum) -
         ({"server_url": "ftp://x"}, "server_url"),
     ],
 )
-async def test_a_config_that_does_not_work_is_told(
+async def test_a_config_that_does_not_work_is_reported(
     running: RunningEngine, twin: DiscourseTwin, more: dict[str, str], named: str
 ) -> None:
     plugin = config(twin, **more)
@@ -272,7 +272,7 @@ async def test_actions(forum: Forum) -> None:
         ("get-user", {"username": "nobody"}),
     ],
 )
-async def test_what_is_not_there_is_told(
+async def test_what_is_not_there_is_reported(
     forum: Forum, name: str, parameters: dict[str, Any]
 ) -> None:
     answer = await forum.running.act(forum.community, f"discourse.{name}", **parameters)
@@ -290,11 +290,11 @@ async def test_events(forum: Forum) -> None:
     forum.twin.set_user_fields("ada", {"1": "Rome"})
     await forum.act("create-topic", title="News", raw="There are news")
 
-    async def told() -> bool:
+    async def delivered() -> bool:
         kinds = ("post_created", "topic_created", "user_fields_changed")
         return all([await forum.events(kind) for kind in kinds])
 
-    await eventually(told)
+    await eventually(delivered)
     (post,) = await forum.events("post_created")
     assert post["data"]["raw"] == "There are news"
     assert post["initiator"] == {"user_id": BOT, "provider": "discourse"}
@@ -312,9 +312,9 @@ async def test_forged_webhooks(forum: Forum) -> None:
     forum.twin.announce("ping", {"ping": "OK"})
     forum.twin.announce("post_created", {"post": {"id": 3, "topic_id": 3}})
 
-    async def told() -> bool:
+    async def delivered() -> bool:
         return bool(await forum.events("post_created"))
 
-    await eventually(told)
+    await eventually(delivered)
     assert [event["data"]["id"] for event in await forum.events("post_created")] == [3]
     assert await forum.events("user_created") == []

@@ -58,7 +58,7 @@ async def start(running: RunningEngine, community: str, name: str, **body: Any) 
     return Started(running, community, answer.headers["location"])
 
 
-async def test_a_cancelled_workflow_ends_its_record_and_its_driver_is_told(
+async def test_a_cancelled_workflow_ends_its_record_and_its_driver_is_notified(
     running: RunningEngine, community: str
 ) -> None:
     callback = f"{running.driver.url}/{community}"
@@ -194,7 +194,7 @@ async def test_a_workflow_that_was_reset_goes_on_in_another_run(
     assert (await running.http.delete(process.location)).status_code == 200
 
 
-async def test_one_that_is_terminated_inside_its_start_is_told_as_unknown(
+async def test_one_that_is_terminated_inside_its_start_is_reported_as_unknown(
     running: RunningEngine, community: str, tmp_path: Path
 ) -> None:
     platform, key = (
@@ -241,7 +241,7 @@ async def test_votes_that_a_cancelled_workflow_did_not_handle_are_counted(
     assert len(record["outcome"]["heard"]) + record["webhooks_left_out"] >= 5
 
 
-async def test_who_waits_for_one_that_is_terminated_waits_until_it_is_told(
+async def test_who_waits_for_one_that_is_terminated_waits_until_it_is_reported(
     running: RunningEngine, community: str
 ) -> None:
     process = await start(running, community, DURABLE, id="v")

@@ -1,4 +1,4 @@
-"""Reading what drivers are told without an endpoint: pages, long poll, server-sent events."""
+"""Reading events and callbacks without an endpoint: pages, long poll, server-sent events."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ async def community_of_tutorial(running: RunningEngine) -> str:
     return await running.community({"name": "tutorial", "config": {"api_key": "k"}})
 
 
-async def tell(running: RunningEngine, community: str, number: int) -> None:
-    """Have the community's plugin tell its driver of something."""
+async def send(running: RunningEngine, community: str, number: int) -> None:
+    """Have the community's plugin send its driver an event."""
     body = {"account": "alice", "data": {"n": number}}
     answer = await running.http.post(f"/api/hooks/{community}/tutorial", json=body)
     assert answer.status_code == 200
@@ -55,7 +55,7 @@ async def read_until(
 async def test_reading_on_gives_each_item_once_and_in_order(running: RunningEngine) -> None:
     community = await community_of_tutorial(running)
     for number in range(5):
-        await tell(running, community, number)
+        await send(running, community, number)
     items, cursor = await read_until(running, 5, community=community, limit=2)
     assert [item["position"] for item in items] == [1, 2, 3, 4, 5]
     assert len({item["id"] for item in items}) == 5
@@ -70,7 +70,7 @@ async def test_callbacks_are_in_the_same_sequence(running: RunningEngine) -> Non
     community = await running.community({"name": "troublesome", "config": {}})
     started = await running.start(community, "troublesome.fragile")
     await running.http.delete(started.headers["location"])
-    # It was told before the request was answered: a reader need not wait for it.
+    # It was stored before the request was answered: a reader need not wait for it.
     items = (await read(running, community=community))["events"]
     assert [item["type"] for item in items] == ["process"]
     assert items[0]["data"]["id"] == started.json()["id"]
@@ -83,7 +83,7 @@ async def test_long_poll_answers_as_soon_as_there_is_something(running: RunningE
     waiting = asyncio.create_task(read(running, after=latest, community=community, wait=30))
     await asyncio.sleep(0.5)
     assert not waiting.done()
-    await tell(running, community, 1)
+    await send(running, community, 1)
     page = await waiting
     assert [item["data"]["data"] for item in page["events"]] == [{"n": 1}]
     assert time.monotonic() - before < 10
@@ -108,11 +108,11 @@ async def test_readers_of_all_communities_miss_nothing(running: RunningEngine) -
 
     readers = [asyncio.create_task(follow()) for _ in range(3)]
 
-    async def tell_ten(community: str) -> None:
+    async def send_ten(community: str) -> None:
         for number in range(10):
-            await tell(running, community, number)
+            await send(running, community, number)
 
-    await asyncio.gather(*map(tell_ten, communities))
+    await asyncio.gather(*map(send_ten, communities))
     for found in await asyncio.gather(*readers):
         for community in communities:
             positions = [i["position"] for i in found if i["community"] == community]
@@ -134,7 +134,7 @@ async def test_stream_goes_on_after_the_last_event(running: RunningEngine) -> No
     community = await community_of_tutorial(running)
     params = {"community": community}
     for number in range(3):
-        await tell(running, community, number)
+        await send(running, community, number)
     seen: list[dict[str, str]] = []
     async with running.http.stream("GET", f"{EVENTS}/stream", params=params) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -150,7 +150,7 @@ async def test_stream_goes_on_after_the_last_event(running: RunningEngine) -> No
     ) as response:
         stream = events_of(response)
         third = await anext(item async for item in stream if "data" in item)
-        await tell(running, community, 3)
+        await send(running, community, 3)
         fourth = await anext(item async for item in stream if "data" in item)
     positions = [json.loads(item["data"])["position"] for item in [*seen, third, fourth]]
     assert positions == [1, 2, 3, 4]
@@ -160,7 +160,7 @@ async def test_what_a_browser_read_last_goes_before_the_address(running: Running
     """A browser that connects again repeats the address, with the cursor that it began with."""
     community = await community_of_tutorial(running)
     for number in range(3):
-        await tell(running, community, number)
+        await send(running, community, number)
     items, _ = await read_until(running, 3, community=community)
     answer = await running.http.get(
         EVENTS,
@@ -183,7 +183,7 @@ async def test_a_communitys_order_is_that_of_its_positions(running: RunningEngin
     assert [item["position"] for item in items] == [1, 2, 3]
 
 
-async def test_communities_are_told_in_order_of_time(running: RunningEngine) -> None:
+async def test_communities_are_read_in_order_of_time(running: RunningEngine) -> None:
     first, second = sorted(f"c-{uuid4().hex}" for _ in range(2))
     latest = (await read(running, after="latest"))["next_cursor"]
     async with running.engine.database.write() as session:
@@ -193,8 +193,8 @@ async def test_communities_are_told_in_order_of_time(running: RunningEngine) -> 
             )
             item.created_at -= timedelta(seconds=seconds)
     items = (await read(running, after=latest))["events"]
-    told = [item["community"] for item in items if item["community"] in (first, second)]
-    assert told == [first, second, first, second]
+    delivered = [item["community"] for item in items if item["community"] in (first, second)]
+    assert delivered == [first, second, first, second]
 
 
 async def test_items_are_numbered_until_none_is_left(

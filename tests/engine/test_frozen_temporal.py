@@ -1,4 +1,4 @@
-"""A Temporal server that hangs, or is killed: what is certain is told, and never a raw 500."""
+"""A Temporal server that hangs, or is killed: what is certain is answered, and never a raw 500."""
 
 from __future__ import annotations
 
@@ -98,11 +98,11 @@ async def test_webhooks_are_taken_while_temporal_hangs(world: World) -> None:
         assert sum([await send() for _ in range(40)]) < 20
     sent = next(numbers)
     await eventually(lambda: len(running.driver.to("events")) == sent, seconds=90)
-    told = [event["data"]["n"] for event in running.driver.to("events")]
-    assert sorted(told) == list(range(sent))
+    delivered = [event["data"]["n"] for event in running.driver.to("events")]
+    assert sorted(delivered) == list(range(sent))
 
 
-def assert_told(answer: httpx.Response, *allowed: int) -> None:
+def assert_answered(answer: httpx.Response, *allowed: int) -> None:
     """An answer that is one of those, and a problem if it is an error."""
     assert answer.status_code in allowed, f"{answer.request.url} {answer.text}"
     if answer.status_code >= 400:
@@ -156,14 +156,14 @@ async def test_every_route_while_temporal_hangs(world: World) -> None:
             await http.get("/api/internal/events"),
             await waiting,
         ):
-            assert_told(answer, 200, 202)
-        assert_told(await http.get("/readyz"), 503)
+            assert_answered(answer, 200, 202)
+        assert_answered(await http.get("/readyz"), 503)
         answers = await changing
         for answer in answers[:4]:
-            # The worker has stored the result, whether it could tell Temporal or not.
+            # The worker has stored the result, whether it could report it to Temporal or not.
             assert (answer.status_code, answer.json()) == (200, {"tries": 1})
         for answer in answers[4:]:
-            assert_told(answer, 503, 504)
+            assert_answered(answer, 503, 504)
     assert answers[4].status_code == 503
     # The changes were taken back: nothing of them is done when Temporal answers again.
     assert [answer.status_code for answer in answers[-3:]] == [503] * 3
@@ -208,10 +208,10 @@ async def test_an_api_that_starts_while_temporal_hangs(world: World, tmp_path: P
             )
             assert time.monotonic() - started < 6
             for answer, status in ((acted, 503), (taken, 200), (ready, 503)):
-                assert_told(answer, status)
+                assert_answered(answer, status)
             os.kill(world.server.process.pid, signal.SIGCONT)  # type: ignore[union-attr]
-            told = await eventually(lambda: world.running.driver.to("events"), seconds=60)
-    assert [event["data"] for event in told] == [{"n": 1}]
+            delivered = await eventually(lambda: world.running.driver.to("events"), seconds=60)
+    assert [event["data"] for event in delivered] == [{"n": 1}]
 
 
 async def test_temporal_is_killed_and_started_again(world: World) -> None:
@@ -231,11 +231,11 @@ async def test_temporal_is_killed_and_started_again(world: World) -> None:
         http.put(path, json=changed),
         http.delete(path),
     ):
-        assert_told(answer, 200, 503, 504)
+        assert_answered(answer, 200, 503, 504)
     taken = await http.post(
         f"/api/hooks/{community}/tutorial", json={"account": "a", "data": {"n": 1}}
     )
-    assert_told(taken, 200)
+    assert_answered(taken, 200)
     world.server.start()
     await eventually(lambda: running.driver.to("events"), seconds=60)
-    assert_told(await http.put(path, json=changed), 200)
+    assert_answered(await http.put(path, json=changed), 200)

@@ -164,8 +164,8 @@ async def test_signed_webhooks(running: RunningEngine) -> None:
     assert_problem(tampered, 401)
     taken = await running.http.post(hook, content=b"hello", headers={"X-Signature": right})
     assert taken.status_code == 200
-    told = await eventually(lambda: running.driver.to(community))
-    assert [t["outcome"] for t in told] == [{"heard": ["hello"]}]
+    delivered = await eventually(lambda: running.driver.to(community))
+    assert [t["outcome"] for t in delivered] == [{"heard": ["hello"]}]
 
 
 async def test_webhook_that_is_answered_at_once(running: RunningEngine) -> None:

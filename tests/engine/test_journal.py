@@ -231,7 +231,7 @@ async def test_a_receiver_is_tried_so_often_and_then_fails(
     assert place.lines() == [f"received {text}"] * 2
 
 
-async def test_processes_hear_of_what_concerns_them(place: Place) -> None:
+async def test_processes_receive_what_concerns_them(place: Place) -> None:
     """A receiver that fails keeps nothing from them; what concerns another one stays away."""
     started = {
         name: await place.running.start(place.community, "durable.vote", id=name)
@@ -385,8 +385,10 @@ async def test_a_webhook_that_came_while_its_plugin_was_configured_anew_is_handl
     assert (await running.http.post(hook, json=body)).status_code == 200
 
     def numbers() -> list[int]:
-        told = [event for event in running.driver.to("events") if event["community"] == community]
-        return sorted(event["data"]["n"] for event in told)
+        delivered = [
+            event for event in running.driver.to("events") if event["community"] == community
+        ]
+        return sorted(event["data"]["n"] for event in delivered)
 
     await eventually(lambda: numbers() == [1])
     async with running.engine.database.read() as session:

@@ -1,4 +1,4 @@
-"""A process that hears thousands of webhooks continues as new, and loses and reorders none."""
+"""A process that receives thousands of webhooks continues as new, and loses and reorders none."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ async def test_no_webhook_is_lost_or_reordered(
                 f"/api/hooks/{community}/durable", content=str(number), headers={"X-Concerns": "v"}
             )
 
-        async def all_heard() -> list[str] | None:
+        async def all_handled() -> list[str] | None:
             record = (await running.http.get(started.headers["location"])).json()
             heard: list[str] = record["outcome"]["heard"]
             return heard if len(heard) >= WEBHOOKS else None
 
-        heard = await eventually(all_heard, 90)
+        heard = await eventually(all_handled, 90)
         assert sorted(heard, key=int) == [str(number) for number in range(WEBHOOKS)]
-        await _told_in_the_order_of_signals(running, workflow_id, heard)
+        await _noted_in_the_order_of_signals(running, workflow_id, heard)
         assert (await handle.describe()).run_id != first_run
         closed = await running.http.delete(started.headers["location"])
         assert closed.status_code == 200
@@ -112,7 +112,7 @@ async def test_a_close_asked_for_while_it_goes_on_anew_is_done(
         assert closed.status_code == 200, closed.text
 
 
-async def _told_in_the_order_of_signals(
+async def _noted_in_the_order_of_signals(
     running: RunningEngine, workflow_id: str, heard: list[str]
 ) -> None:
     """The outcome has them in the order in which the workflow's runs were signalled."""

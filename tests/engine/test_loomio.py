@@ -55,7 +55,7 @@ def _every_kind() -> list[str]:
 
 
 @pytest.mark.parametrize("old_webhooks", [False, True])
-async def test_votes_are_told_as_they_are_cast_and_the_close_at_the_end(
+async def test_votes_are_reported_as_they_are_cast_and_the_close_at_the_end(
     running: RunningEngine, twin: LoomioTwin, old_webhooks: bool
 ) -> None:
     twin.old_webhooks = old_webhooks
@@ -81,10 +81,10 @@ async def test_votes_are_told_as_they_are_cast_and_the_close_at_the_end(
         "winner": ["one"],
         "closed_by": "platform",
     }
-    told = await eventually(
+    delivered = await eventually(
         lambda: [r for r in running.driver.to(community) if r["status"] == "completed"]
     )
-    assert told == [done]
+    assert delivered == [done]
     assert twin.requests["POST /api/b2/polls"] == 1
 
 
@@ -214,7 +214,7 @@ async def test_members_and_discussion(running: RunningEngine, twin: LoomioTwin) 
     assert in_thread.status_code == 202, in_thread.text
 
 
-async def test_wrong_key_is_told_when_the_plugin_is_enabled(
+async def test_wrong_key_is_reported_when_the_plugin_is_enabled(
     running: RunningEngine, twin: LoomioTwin
 ) -> None:
     name = f"c-{uuid4().hex}"
@@ -228,10 +228,10 @@ async def test_wrong_key_is_told_when_the_plugin_is_enabled(
 
 
 @one_database
-async def test_what_the_platform_refuses_is_told(
+async def test_what_the_platform_refuses_is_reported(
     running: RunningEngine, twin: LoomioTwin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The request waits for all looks at what a start may have made.
+    # The request waits for all look-ups of what a start may have made.
     hasty = replace(FINDABLE_START, pause=0.5)
     monkeypatch.setattr("engine.invocations.process_calls.FINDABLE_START", hasty)
     community = await running.community(config(twin))
@@ -255,7 +255,7 @@ async def test_what_the_platform_refuses_is_told(
 async def test_a_start_whose_answer_was_lost_makes_one_poll(
     running: RunningEngine, twin: LoomioTwin, made: bool
 ) -> None:
-    """Loomio may have made the poll, or not, before it failed: the list of its polls tells."""
+    """Loomio may have made the poll, or not, before it failed: the list of its polls shows it."""
     community = await running.community(config(twin))
     # Longer than a call may take, so the answer is lost.
     twin.failures = [Fault(200, 4, late=True) if made else Fault(500)]
@@ -374,20 +374,20 @@ async def test_every_kind_of_webhook_is_an_event(
         twin.announce(kind, poll)
     discussion = twin.add_discussion({"title": "Talk", "group_id": GROUP})
     twin.add_comment(discussion, {"body": "Hello"})
-    # The poll's own start is told of too, and of the discussion and its comment.
+    # The poll's own start is an event too, and so are the discussion and its comment.
     expected = 1 + len(EVENT_KINDS[3:]) + 2
 
-    async def told() -> list[dict[str, Any]]:
+    async def delivered() -> list[dict[str, Any]]:
         params: dict[str, Any] = {"community": community, "limit": 500}
         listed = (await running.http.get("/api/internal/events", params=params)).json()
         found = [item["data"] for item in listed["events"]]
         return [event for event in found if event.get("source") == "loomio"]
 
-    async def all_told() -> bool:
-        return len(await told()) >= expected
+    async def all_delivered() -> bool:
+        return len(await delivered()) >= expected
 
-    await eventually(all_told, 30)
-    events = await told()
+    await eventually(all_delivered, 30)
+    events = await delivered()
     assert len(events) == expected
     kinds = {event["event_type"] for event in events}
     # Nobody edits a discussion on the twin.

@@ -1,4 +1,4 @@
-"""Parameters may be called anything; a fault beside plugin code is told as one."""
+"""Parameters may be called anything; a fault beside plugin code is reported as one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_processes(running: RunningEngine, process: str) -> None:
     assert record["outcome"] == {"given": [*VALUES.values()]}
 
 
-async def test_a_result_that_cannot_be_read_is_told_as_a_fault_and_logged(
+async def test_a_result_that_cannot_be_read_is_reported_as_a_fault_and_logged(
     running: RunningEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     community = await running.community(COLLIDING)
@@ -48,7 +48,7 @@ async def test_a_result_that_cannot_be_read_is_told_as_a_fault_and_logged(
     assert (await running.act(community, "colliding.done")).json() == {"done": False}
 
 
-async def test_an_outcome_that_cannot_be_read_is_told_as_a_fault_and_logged(
+async def test_an_outcome_that_cannot_be_read_is_reported_as_a_fault_and_logged(
     running: RunningEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     community = await running.community(COLLIDING)

@@ -1,4 +1,4 @@
-"""Values of plugin code and of drivers that cannot be stored or sent are told, and stop nobody."""
+"""Values that cannot be stored or sent, of plugin code or drivers, are reported and stop nobody."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def can_be_read(running: RunningEngine) -> bool:
         ("long", "more than 500000 values"),
     ],
 )
-async def test_an_action_that_does_something_odd_is_told_as_its_plugins_fault(
+async def test_an_action_that_does_something_odd_is_reported_as_its_plugins_fault(
     running: RunningEngine, deed: str, words: str
 ) -> None:
     community = await running.community(ODD)

@@ -66,8 +66,8 @@ class Collective:
 
     async def events(self) -> list[dict[str, Any]]:
         params: dict[str, Any] = {"community": self.community, "limit": 500}
-        told = (await self.running.http.get("/api/internal/events", params=params)).json()
-        return [item["data"] for item in told["events"] if "event_type" in item["data"]]
+        delivered = (await self.running.http.get("/api/internal/events", params=params)).json()
+        return [item["data"] for item in delivered["events"] if "event_type" in item["data"]]
 
     @property
     def hook_path(self) -> str:
@@ -77,11 +77,11 @@ class Collective:
         answer = await self.running.http.post(self.hook_path, json=body)
         assert answer.status_code == 200, answer.text
 
-    async def told(self, *kinds: str) -> list[dict[str, Any]]:
-        async def all_told() -> bool:
+    async def delivered(self, *kinds: str) -> list[dict[str, Any]]:
+        async def all_delivered() -> bool:
             return set(kinds) <= {event["event_type"] for event in await self.events()}
 
-        await eventually(all_told, 30)
+        await eventually(all_delivered, 30)
         return [event for event in await self.events() if event["event_type"] in kinds]
 
 
@@ -133,7 +133,7 @@ async def test_without_a_webhook_of_its_own(
         ({"collective_slug": "No Slug"}, 400, "collective_slug"),
     ],
 )
-async def test_a_config_that_does_not_work_is_told(
+async def test_a_config_that_does_not_work_is_reported(
     running: RunningEngine, twin: OpenCollectiveTwin, more: dict[str, str], status: int, named: str
 ) -> None:
     answer = await put(running, "tokenless", config(twin, **more))
@@ -142,7 +142,7 @@ async def test_a_config_that_does_not_work_is_told(
     assert "revoked" not in answer.text
 
 
-async def test_a_token_that_is_no_admins_is_told(
+async def test_a_token_that_is_no_admins_is_reported(
     running: RunningEngine, twin: OpenCollectiveTwin
 ) -> None:
     twin.is_admin = False
@@ -183,7 +183,7 @@ async def test_actions(collective: Collective) -> None:
         assert done == {"id": expense.id, "legacy_id": expense.number, "status": status}
 
 
-async def test_what_is_refused_is_told(collective: Collective) -> None:
+async def test_what_is_refused_is_reported(collective: Collective) -> None:
     twin = collective.twin
     expense = twin.file_expense("ada", "Tents", 9900)
     for name, parameters, status, reason in (
@@ -215,7 +215,7 @@ async def test_what_is_refused_is_told(collective: Collective) -> None:
 async def test_events_are_read_back(collective: Collective) -> None:
     twin = collective.twin
     expense = twin.file_expense("grace", "Tents", 9900)
-    (created,) = await collective.told("expense_created")
+    (created,) = await collective.delivered("expense_created")
     assert created["initiator"] == {"user_id": "grace", "provider": "opencollective"}
     assert created["data"]["expense"]["id"] == expense.id
     assert created["data"]["expense"]["amount"] == 9900
@@ -224,7 +224,7 @@ async def test_events_are_read_back(collective: Collective) -> None:
     twin.publish("ada", "News", "<p>Hi</p>")
     twin.join("linus")
     twin.comment("mary", twin.converse("ada", "Camp?", "<p>Camp</p>", []), "<p>Yes</p>")
-    told = await collective.told(
+    delivered = await collective.delivered(
         "expense_approved",
         "expense_put_on_hold",
         "expense_paid",
@@ -233,8 +233,8 @@ async def test_events_are_read_back(collective: Collective) -> None:
         "conversation_created",
         "conversation_comment_created",
     )
-    assert len(told) == 7
-    by_kind = {event["event_type"]: event["data"] for event in told}
+    assert len(delivered) == 7
+    by_kind = {event["event_type"]: event["data"] for event in delivered}
     assert by_kind["update_published"]["update"]["title"] == "News"
     assert by_kind["conversation_created"]["conversation"]["title"] == "Camp?"
     assert by_kind["member_joined"]["from_account"]["slug"] == "linus"
@@ -253,7 +253,7 @@ async def test_a_webhook_is_a_hint_and_no_more(
     await eventually(lambda: "webhook about another collective ignored" in caplog.text)
     assert await collective.events() == []
     await collective.hook(forged)
-    (created,) = await collective.told("expense_created")
+    (created,) = await collective.delivered("expense_created")
     assert created["data"]["expense"]["amount"] == 9900
     assert len(await collective.events()) == 1
 

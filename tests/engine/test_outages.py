@@ -87,7 +87,7 @@ async def test_requests_say_503_while_nothing_can_be_stored(
 async def test_writers_do_not_wait_for_a_lock_one_after_the_other(
     impatient: tuple[RunningEngine, Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However many they are, each hears 503 in its own time, and none of them is a fault."""
+    """However many they are, each gets 503 in its own time, and none of them is a fault."""
     running, file, platform = impatient
     community = await running.community({"name": "durable", "config": {"platform": str(platform)}})
     async with locked(file):
@@ -184,7 +184,7 @@ async def gone(database: str) -> AsyncIterator[None]:
 async def test_a_database_that_goes_out_before_the_answer_leaves_the_outcome_unknown(
     temporal: Client, plugins: None, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """What was accepted and begun is never told as 503: "nothing was done, try again"."""
+    """What was accepted and begun is never answered with 503: "nothing was done, try again"."""
     database, platform = new_database("postgresql", tmp_path, request), tmp_path / "platform"
     limits = {
         "database_outage_seconds": 2,

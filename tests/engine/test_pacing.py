@@ -48,7 +48,7 @@ async def test_calls_are_spaced_as_the_plugin_declares(
 
 
 @one_database
-async def test_a_call_whose_turn_is_too_far_off_is_told_when_to_come(
+async def test_a_call_whose_turn_is_too_far_off_gets_its_time(
     running: RunningEngine, community: str, platform: Path
 ) -> None:
     answers = await asyncio.gather(*(running.act(community, "limited.call") for _ in range(40)))
@@ -148,6 +148,6 @@ async def test_webhooks_more_often_than_polls_do_not_put_polls_off_for_ever(
         hook, text = f"/api/hooks/{community}/durable", f"ballot-{next(numbers)}"
         await running.http.post(hook, content=text, headers={"X-Concerns": "v"})
         await asyncio.sleep(0.3)
-        return any("news" in told["outcome"] for told in running.driver.to(community))
+        return any("news" in delivered["outcome"] for delivered in running.driver.to(community))
 
     await eventually(polled)

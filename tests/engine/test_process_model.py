@@ -181,22 +181,22 @@ class VoteMachine(RuleBasedStateMachine):
                 assert self.http.get(f"{VOTE}/{vote['id']}").json() == vote["final"]
 
     def teardown(self) -> None:
-        """Each end was told under one id, and nothing was told that was not so."""
+        """Each end was delivered under one id, and nothing else was."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         for vote in self.votes:
             if "final" not in vote:
                 continue
             while not self._told(vote):
-                assert time.monotonic() < deadline, "an end was not told"
+                assert time.monotonic() < deadline, "an end was not delivered"
                 time.sleep(0.03)
             assert len(self._told(vote)) == 1
-        for _, body in self._all_told():
+        for _, body in self._all_delivered():
             vote = next(vote for vote in self.votes if vote["id"] == body["id"])
             heard = body["outcome"]["heard"]
             assert heard == vote["heard"][: len(heard)]
         self.http.close()
 
-    def _all_told(self) -> list[tuple[str, dict[str, Any]]]:
+    def _all_delivered(self) -> list[tuple[str, dict[str, Any]]]:
         driver = self.running.driver
         pairs = zip(list(driver.headers), list(driver.received), strict=False)
         return [
@@ -208,7 +208,7 @@ class VoteMachine(RuleBasedStateMachine):
     def _told(self, vote: dict[str, Any]) -> set[str]:
         return {
             name
-            for name, body in self._all_told()
+            for name, body in self._all_delivered()
             if body["id"] == vote["id"] and body["status"] == "completed"
         }
 

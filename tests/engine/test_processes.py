@@ -155,7 +155,7 @@ async def test_driver_with_a_temporal_client(running: RunningEngine) -> None:
 
 async def test_callbacks_are_signed_and_retried(running: RunningEngine) -> None:
     community = await running.community(TUTORIAL)
-    # One of its own: the shared one's answers may go to what other tests are told of.
+    # One of its own: the shared one's answers may go to deliveries of other tests.
     async with driver_server() as driver:
         driver.answers = [500, 503]
         started = await running.start(
@@ -174,7 +174,7 @@ async def test_callbacks_are_signed_and_retried(running: RunningEngine) -> None:
             verifier.verify(body + b" ", headers)
 
 
-async def test_outcome_changes_are_told_but_not_what_start_set(running: RunningEngine) -> None:
+async def test_outcome_changes_are_sent_but_not_what_start_set(running: RunningEngine) -> None:
     community = await running.community(TUTORIAL)
     callback = f"{running.driver.url}/{community}"
     started = await running.start(
@@ -187,11 +187,11 @@ async def test_outcome_changes_are_told_but_not_what_start_set(running: RunningE
     await running.completed(started.headers["location"])
     await eventually(lambda: len(running.driver.to(community)) == 2)
     hands = [record["outcome"]["hands"] for record in running.driver.to(community)]
-    # Deliveries may overtake each other; the second "ada" changed nothing, so nothing was told.
+    # Deliveries may overtake each other; the second "ada" changed nothing, so nothing was sent.
     assert sorted(hands, key=len) == [["ada"], ["ada", "bob"]]
 
 
-async def test_completion_is_told_even_if_nothing_else_changed(
+async def test_completion_is_sent_even_if_nothing_else_changed(
     running: RunningEngine, tmp_path: Path
 ) -> None:
     durable = {"name": "durable", "config": {"platform": str(tmp_path / "platform")}}

@@ -1,4 +1,4 @@
-"""``/readyz`` is about working: what keeps a running engine from its work is told there."""
+"""``/readyz`` is about working: what keeps a running engine from its work is shown there."""
 
 from __future__ import annotations
 

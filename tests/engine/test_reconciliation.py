@@ -170,8 +170,8 @@ async def test_a_row_that_is_behind_its_workflow_ends_as_it_did(alone: RunningEn
     ended = (await alone.http.delete(started.headers["location"])).json()
     async with alone.engine.database.write() as session:
         row = await session.get_one(GovernanceProcess, ended["id"])
-        told = record_item_id(row.id, row.updated_at)
-        await session.delete(await session.get_one(OutboxItem, told))
+        item_id = record_item_id(row.id, row.updated_at)
+        await session.delete(await session.get_one(OutboxItem, item_id))
         row.status, row.outcome, row.completed_at = "pending", {}, None
         row.updated_at = row.created_at
 
@@ -181,7 +181,7 @@ async def test_a_row_that_is_behind_its_workflow_ends_as_it_did(alone: RunningEn
 
     await eventually(put_right)
     async with alone.engine.database.read() as session:
-        assert (await session.get_one(OutboxItem, told)).position > restoring.GAP
+        assert (await session.get_one(OutboxItem, item_id)).position > restoring.GAP
         assert (await epochs.present_epoch(session)).found_by == restoring.TEMPORAL
 
 
@@ -200,8 +200,8 @@ async def test_a_workflow_without_row_is_ended(alone: RunningEngine) -> None:
     await eventually(ended)
 
 
-async def test_a_workflow_whose_process_has_ended_is_told(alone: RunningEngine) -> None:
-    """The worker died between disabling a plugin and telling the workflows of its processes."""
+async def test_a_workflow_whose_process_has_ended_is_signalled(alone: RunningEngine) -> None:
+    """The worker died between disabling a plugin and signalling the workflows of its processes."""
     community = await alone.community({"name": "troublesome", "config": {}})
     started = await alone.start(community, "troublesome.fragile")
     process_id = started.json()["id"]
@@ -247,12 +247,12 @@ async def test_a_stored_webhook_that_was_not_handed_over_is_handled(alone: Runni
     async with alone.engine.database.write() as session:
         session.add(row)
     await reconcile(alone)
-    told = await eventually(lambda: alone.driver.to("events"))
-    assert [event["data"] for event in told] == [{"n": 1}]
+    delivered = await eventually(lambda: alone.driver.to("events"))
+    assert [event["data"] for event in delivered] == [{"n": 1}]
 
 
 async def test_a_delivery_without_a_sender_is_sent(alone: RunningEngine) -> None:
-    """The worker died between the commit and handing out."""
+    """The worker died between the commit and the start of the delivery."""
     async with alone.engine.database.write() as session:
         await outbox.append(
             session,

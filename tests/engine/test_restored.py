@@ -90,7 +90,7 @@ async def community_of(running: RunningEngine) -> str:
     )
 
 
-async def tell(running: RunningEngine, community: str, number: int) -> None:
+async def send(running: RunningEngine, community: str, number: int) -> None:
     body = {"account": "alice", "data": {"n": number}}
     answer = await running.http.post(f"/api/hooks/{community}/tutorial", json=body)
     assert answer.status_code == 200
@@ -120,28 +120,28 @@ async def read_until(
 
 
 def numbers(items: list[dict[str, Any]]) -> list[int]:
-    """What the events among the items tell."""
+    """What the events among the items hold."""
     return [item["data"]["data"]["n"] for item in items if item["type"] == "event"]
 
 
 def of_process(items: list[dict[str, Any]], process_id: str) -> dict[str, dict[str, Any]]:
-    """What is told of a process, by the id under which it is."""
-    told = [item for item in items if item["type"] == "process"]
-    return {item["id"]: item["data"] for item in told if item["data"]["id"] == process_id}
+    """What is delivered of a process, by its id."""
+    delivered = [item for item in items if item["type"] == "process"]
+    return {item["id"]: item["data"] for item in delivered if item["data"]["id"] == process_id}
 
 
 def located(running: RunningEngine, process_id: str) -> str:
     return f"/api/internal/process/troublesome.fragile/{process_id}"
 
 
-async def test_drivers_read_on_and_hear_of_each_change_once(house: House) -> None:
+async def test_drivers_read_on_and_receive_each_change_once(house: House) -> None:
     """Found by the data folder, which a backup of the database does not hold."""
     async with house.run() as running:
         community = await community_of(running)
         callback = f"{house.driver.url}/callback"
         started = await running.start(community, "troublesome.fragile", callback_url=callback)
         ended_since = started.json()["id"]
-        await tell(running, community, 1)
+        await send(running, community, 1)
         seen, early = await read_until(running, None, lambda found: numbers(found) == [1])
     house.back_up()
     async with house.run() as running:
@@ -150,7 +150,7 @@ async def test_drivers_read_on_and_hear_of_each_change_once(house: House) -> Non
         await running.http.delete(located(running, both_since))
         under_way = (await running.start(community, "troublesome.fragile")).json()["id"]
         await running.act(community, "tutorial.times-two", value=2)
-        await tell(running, community, 2)
+        await send(running, community, 2)
         more, late = await read_until(
             running, early, lambda found: len(found) == 3 and numbers(found) == [2]
         )
@@ -159,13 +159,13 @@ async def test_drivers_read_on_and_hear_of_each_change_once(house: House) -> Non
         outcome = (await running.http.get(located(running, ended_since))).json()
     house.put_back()
     async with house.run() as running:
-        await tell(running, community, 3)
+        await send(running, community, 3)
 
-        def all_told(found: list[dict[str, Any]]) -> bool:
+        def all_delivered(found: list[dict[str, Any]]) -> bool:
             wanted = (ended_since, both_since, under_way)
             return 3 in numbers(found) and all(of_process(found, one) for one in wanted)
 
-        anew, _ = await read_until(running, late, all_told)
+        anew, _ = await read_until(running, late, all_delivered)
         assert (await running.http.get(located(running, ended_since))).json() == outcome
         for process_id in (ended_since, both_since):
             assert of_process(anew, process_id) == of_process(seen, process_id)
@@ -177,10 +177,10 @@ async def test_drivers_read_on_and_hear_of_each_change_once(house: House) -> Non
         assert {item["epoch"] for item in seen}.isdisjoint({item["epoch"] for item in anew})
         ids = await eventually(lambda: twice(house.driver))
         assert len(set(ids)) == 1
-        epochs_told = [headers["metagov-epoch"] for headers in house.driver.headers]
-        assert len(set(epochs_told)) == 2
-        # Whoever stood before the backup reads the same, and the event of after it is gone.
-        assert all_told((await read_until(running, early, all_told))[0])
+        epochs_received = [headers["metagov-epoch"] for headers in house.driver.headers]
+        assert len(set(epochs_received)) == 2
+        # A reader that stood before the backup reads the same, and the event of after it is gone.
+        assert all_delivered((await read_until(running, early, all_delivered))[0])
         found = await eventually(lambda: put_right(running))
         assert found["completed"] + found["put_back"] + found["lost"] == 3
         assert (found["actions"], found["webhooks"]) == (1, 1)
@@ -199,13 +199,13 @@ async def put_right(running: RunningEngine) -> Any:
 async def test_temporal_remembers_where_no_data_folder_does(house: House) -> None:
     async with house.run() as running:
         community = await community_of(running)
-        await tell(running, community, 1)
+        await send(running, community, 1)
         await read_until(running, None, lambda found: numbers(found) == [1])
         await eventually(running.engine.schedules.noted)
     house.back_up()
     async with house.run() as running:
         before = await running.engine.schedules.noted()
-        await tell(running, community, 2)
+        await send(running, community, 2)
         _, late = await read_until(running, None, lambda found: numbers(found) == [1, 2])
 
         async def noted_more() -> bool:
@@ -215,7 +215,7 @@ async def test_temporal_remembers_where_no_data_folder_does(house: House) -> Non
     house.put_back()
     house.move()
     async with house.run() as running:
-        await tell(running, community, 3)
+        await send(running, community, 3)
         anew, _ = await read_until(running, late, lambda found: bool(found))
         assert numbers(anew) == [3]
         assert anew[0]["position"] > restoring.GAP
@@ -225,21 +225,21 @@ async def test_a_cursor_that_is_ahead_shows_that_the_database_is_older(house: Ho
     """Everything was put back alike: only the driver knows of the time since."""
     async with house.run() as running:
         community = await community_of(running)
-        await tell(running, community, 1)
+        await send(running, community, 1)
         await read_until(running, None, lambda found: numbers(found) == [1])
     house.back_up()
     async with house.run() as running:
         for number in (2, 3, 4):
-            await tell(running, community, number)
+            await send(running, community, number)
         _, late = await read_until(running, None, lambda found: len(found) == 4)
     house.put_back()
     house.forget_outside()
     async with house.run() as running:
-        await tell(running, community, 5)
+        await send(running, community, 5)
         _, other = await read_until(running, None, lambda found: numbers(found) == [1, 5])
         anew, last = await read_until(running, late, lambda found: 5 in numbers(found))
         assert numbers(anew) == [1, 5]
-        await tell(running, community, 6)
+        await send(running, community, 6)
         assert numbers((await read_until(running, last, bool))[0]) == [6]
         assert 6 in numbers((await read_until(running, other, lambda f: 6 in numbers(f)))[0])
 
@@ -248,7 +248,7 @@ async def test_numbers_from_before_epochs_read_on_after_the_command(house: House
     """A cursor without an epoch proves nothing by itself."""
     async with house.run() as running:
         community = await community_of(running)
-        await tell(running, community, 1)
+        await send(running, community, 1)
         _, cursor = await read_until(running, None, lambda found: numbers(found) == [1])
         number = int(cursor.partition("-")[2])
         refused = await running.http.get(EVENTS, params={"after": str(number + 5)})
@@ -262,7 +262,7 @@ async def test_numbers_from_before_epochs_read_on_after_the_command(house: House
         assert began is not None
         assert began.restored_to == number
         assert not await restoring.mark(database, settings.data_dir, again=False, at_once=True)
-        await tell(running, community, 2)
+        await send(running, community, 2)
         for old in (str(number + 5), str(number), f"{began.epoch - 1}-{number + 5}"):
             found, _ = await read_until(running, old, lambda found: 2 in numbers(found))
             assert numbers(found)[-1] == 2
@@ -275,7 +275,7 @@ async def test_a_database_that_was_not_restored_stays_as_it_is(house: House) -> 
     for _ in range(2):
         async with house.run() as running:
             community = await community_of(running)
-            await tell(running, community, 1)
+            await send(running, community, 1)
             found, _ = await read_until(running, None, lambda found: bool(found))
             await eventually(running.engine.schedules.noted)
             async with running.engine.database.read() as session:
@@ -291,7 +291,7 @@ async def test_the_command_tells_what_is_not_known(house: House) -> None:
     async with house.run() as running:
         settings: Settings = running.engine.settings
         await running.act(community, "tutorial.times-two", value=2)
-        await tell(running, community, 1)
+        await send(running, community, 1)
         await read_until(running, None, lambda found: numbers(found) == [1])
     house.put_back()
     said = await report(settings, again=False, ran=False)

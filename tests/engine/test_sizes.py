@@ -1,4 +1,4 @@
-"""What a platform answers, an action returns and an event tells has a largest size."""
+"""What a platform answers, an action returns and an event holds has a largest size."""
 
 from __future__ import annotations
 

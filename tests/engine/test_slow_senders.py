@@ -1,4 +1,4 @@
-"""Clients that send slowly, or half: they keep nobody waiting, and hear 408."""
+"""Clients that send slowly, or half: they keep nobody waiting, and get 408."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ async def test_half_sent_bodies_keep_nobody_waiting(small: RunningEngine) -> Non
             assert acted.json() == {"result": 2 * n}
         # Nobody has waited until those who are still sending were given up.
         assert time.monotonic() - started < small.engine.settings.request_arrival_seconds
-        told = await eventually(lambda: len(small.driver.to("events")) == 5)
-        assert told
+        delivered = await eventually(lambda: len(small.driver.to("events")) == 5)
+        assert delivered
         for status, headers, body in await asyncio.gather(*(s.answer() for s in opened)):
             assert status == 408
             assert headers["content-type"] == "application/problem+json"

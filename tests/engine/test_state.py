@@ -61,8 +61,8 @@ async def test_of_those_who_compare_and_set_one_wins(
     assert len(lost) == len([a for a in answers if a.status_code != 200])
     assert all("nothing of this one was stored" in a.json()["detail"] for a in lost)
     page = await running.http.get("/api/internal/events", params={"community": community})
-    told = [item["data"]["data"]["new"] for item in page.json()["events"]]
-    assert told == [await value(running, community, "holder")]
+    delivered = [item["data"]["data"]["new"] for item in page.json()["events"]]
+    assert delivered == [await value(running, community, "holder")]
 
 
 async def test_an_idempotent_action_is_tried_again_after_a_conflict(

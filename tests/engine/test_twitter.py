@@ -38,14 +38,14 @@ async def put(running: RunningEngine, name: str, plugin: dict[str, Any]) -> http
 
 async def events(running: RunningEngine, community: str) -> list[dict[str, Any]]:
     params: dict[str, Any] = {"community": community, "limit": 500}
-    told = (await running.http.get("/api/internal/events", params=params)).json()
-    return [item["data"] for item in told["events"] if "event_type" in item["data"]]
+    delivered = (await running.http.get("/api/internal/events", params=params)).json()
+    return [item["data"] for item in delivered["events"] if "event_type" in item["data"]]
 
 
-async def told(running: RunningEngine, community: str, count: int) -> list[dict[str, Any]]:
+async def delivered(running: RunningEngine, community: str, count: int) -> list[dict[str, Any]]:
     """Have the task run, as an operator does in the Temporal UI, until so many events are there."""
 
-    async def all_told() -> bool:
+    async def all_delivered() -> bool:
         if len(await events(running, community)) >= count:
             return True
         # A run is skipped while one is under way.
@@ -53,7 +53,7 @@ async def told(running: RunningEngine, community: str, count: int) -> list[dict[
         return False
 
     handle = running.client.get_schedule_handle(f"task/{community}/twitter.read-timelines")
-    await eventually(all_told, 30)
+    await eventually(all_delivered, 30)
     found = await events(running, community)
     assert len(found) == count
     return found
@@ -110,7 +110,7 @@ async def test_an_app_reads_and_cannot_post(running: RunningEngine, twin: Twitte
         (SIGNED | USER, 400, "needs exactly one of"),
     ],
 )
-async def test_a_config_that_does_not_work_is_told(
+async def test_a_config_that_does_not_work_is_reported(
     running: RunningEngine, twin: TwitterTwin, settings: dict[str, str], status: int, named: str
 ) -> None:
     answer = await put(running, "keyless", config(twin, **settings))
@@ -137,7 +137,7 @@ async def test_events(running: RunningEngine, twin: TwitterTwin, keys: dict[str,
     posts = [twin.post("ada", text) for text in texts]
     own = twin.post(ACCOUNT, "Vote now")
     twin.post("grace", "nothing to do with it")
-    found = await told(running, community, 121)
+    found = await delivered(running, community, 121)
     mentions = [event for event in found if event["event_type"] == "mention_created"]
     assert [event["data"]["id"] for event in mentions] == [str(post.id) for post in posts]
     assert str(old.id) not in [event["data"]["id"] for event in found]
@@ -147,6 +147,6 @@ async def test_events(running: RunningEngine, twin: TwitterTwin, keys: dict[str,
     (created,) = [event for event in found if event["event_type"] == "tweet_created"]
     assert created["data"]["id"] == str(own.id)
     answer = twin.post("ada", f"@{ACCOUNT} again", replies_to=own.id)
-    last = (await told(running, community, 122))[-1]["data"]
+    last = (await delivered(running, community, 122))[-1]["data"]
     assert last["id"] == str(answer.id)
     assert last["referenced_tweets"] == [{"type": "replied_to", "id": str(own.id)}]

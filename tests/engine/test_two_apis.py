@@ -107,7 +107,7 @@ async def test_enabled_anew_at_another_api(
     assert (await running.act(community, "randomness.random-int")).status_code == 200
 
 
-async def test_a_start_that_no_worker_takes_up_is_told_in_time(running: RunningEngine) -> None:
+async def test_a_start_that_no_worker_takes_up_is_reported_in_time(running: RunningEngine) -> None:
     """An API whose task queue has no worker: an update that is waited for in vain."""
     settings = running.engine.settings.model_copy(
         update={

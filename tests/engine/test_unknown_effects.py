@@ -1,4 +1,4 @@
-"""Effects whose result is not known: repeated only where that is safe, else told as unknown."""
+"""Effects whose result is not known: repeated only where that is safe, else reported as unknown."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_a_start_whose_answer_was_lost_is_looked_up(
     assert platform.read_text().count("poll ") == 1
 
 
-async def test_without_a_look_up_the_platforms_failure_is_told(
+async def test_without_a_look_up_the_platforms_failure_is_reported(
     running: RunningEngine, community: str, platform: Path
 ) -> None:
     started = await running.start(community, "durable.blind", id="v", down=True)
@@ -94,7 +94,7 @@ async def test_a_start_that_times_out_is_looked_up(
 async def test_a_pause_does_not_hide_what_an_earlier_try_may_have_done(
     running: RunningEngine, community: str
 ) -> None:
-    """Nothing may be told as "nothing was done", neither of a start nor of an action."""
+    """Nothing may be reported as "nothing was done", neither of a start nor of an action."""
     database, temporal = running.engine.database, running.engine.temporal
     async with database.write() as session:
         (instance,) = await communities.instances_of(session, community)

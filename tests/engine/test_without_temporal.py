@@ -95,8 +95,8 @@ async def test_a_webhook_is_stored_and_answered_with_200(
     answer = await cut_off.post(f"/api/hooks/{community}/tutorial", json=body)
     assert answer.status_code == 200
     await running.engine.schedules.start_reconciliation()
-    told = await eventually(lambda: running.driver.to("events"))
-    assert [event["data"] for event in told] == [{"n": 1}]
+    delivered = await eventually(lambda: running.driver.to("events"))
+    assert [event["data"] for event in delivered] == [{"n": 1}]
 
 
 async def test_it_is_not_ready_and_says_why(cut_off: httpx.AsyncClient) -> None:

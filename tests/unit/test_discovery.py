@@ -84,7 +84,7 @@ def test_folder_that_is_not_there(tmp_path: Path) -> None:
         ("from engine.plugins import *\n\n@Registry.plugin\nclass X(Plugin): pass\n", 3),
     ],
 )
-def test_its_file_and_line_are_told(tmp_path: Path, content: str, line: int) -> None:
+def test_its_file_and_line_are_reported(tmp_path: Path, content: str, line: int) -> None:
     (tmp_path / "broken.py").write_text(content)
     with pytest.raises(RegistrationError) as caught:
         load_plugins([tmp_path])
@@ -158,7 +158,7 @@ class Idle(Plugin):
 """
 
 
-def test_what_looks_like_a_mistake_is_told(tmp_path: Path) -> None:
+def test_what_looks_like_a_mistake_is_reported(tmp_path: Path) -> None:
     folder = package(tmp_path, "mistaken", MISTAKES)
     (folder / "more.py").write_text("")
     (folder / "tests").mkdir()

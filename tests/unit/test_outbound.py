@@ -57,6 +57,6 @@ def test_urls_allowed() -> None:
     LOCAL.check_url("http://localhost:8080/")
 
 
-def test_bad_network_is_told() -> None:
+def test_bad_network_is_reported() -> None:
     with pytest.raises(OutboundRefusedError, match="METAGOV_OUTBOUND_ALLOWED_NETWORKS"):
         OutboundPolicy(allow_loopback=True, allowed_networks=["10.0.0.1/8"])

@@ -1,4 +1,4 @@
-"""How errors are told."""
+"""How errors are answered."""
 
 from __future__ import annotations
 

@@ -84,13 +84,13 @@ def test_images_are_pinned() -> None:
 
 def test_temporal_is_the_embedded_one() -> None:
     """The cluster has the version that `make run` starts and that the tests run against."""
-    told = subprocess.run(
+    output = subprocess.run(
         [Path(sys.executable).parent / "temporal", "--version"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    server, ui = re.findall(r"(?:Server|UI) ([\d.]+)", told)
+    server, ui = re.findall(r"(?:Server|UI) ([\d.]+)", output)
     assert SERVICES["temporal"]["image"] == f"temporalio/server:{server}"
     assert SERVICES["temporal-schema"]["image"] == f"temporalio/admin-tools:{server}"
     assert SERVICES["temporal-namespace"]["image"] == f"temporalio/admin-tools:{server}"
@@ -171,10 +171,10 @@ def test_compose_accepts_it() -> None:
         str(REPOSITORY / "docker-compose.yml"),
     ]
     for environment, accepted in ((bare | variables(), True), (bare, False)):
-        told = subprocess.run(
+        output = subprocess.run(
             [*command, "config", "--quiet"], env=environment, capture_output=True, text=True
         )
-        assert (told.returncode == 0) is accepted, told.stderr
+        assert (output.returncode == 0) is accepted, output.stderr
 
 
 def variables() -> dict[str, str]:

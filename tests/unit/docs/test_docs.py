@@ -97,7 +97,7 @@ def test_every_platform_folder_is_complete() -> None:
             assert (REPOSITORY / f"docs/plugins/{folder.name}.md").exists()
 
 
-# The tutorial's plugin is told of in the tutorial.
+# The tutorial's plugin is described in the tutorial.
 @pytest.mark.parametrize("name", ["discourse", "loomio", "opencollective", "randomness", "twitter"])
 def test_pages_of_plugins_say_what_the_code_says(name: str, plugins: None) -> None:
     plugin = Registry.plugins[name]

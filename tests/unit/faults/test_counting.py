@@ -83,20 +83,20 @@ def test_what_the_driver_did_not_take_is_lost(tmp_path: Path, answer: str) -> No
     cluster = Cluster(tmp_path, "sqlite://", driver.url)
     unit = Action(World(cluster, driver, LoomioTwin(), tmp_path / "platform", random.Random(1)))
 
-    def tell(delivery_id: str) -> None:
+    def send(delivery_id: str) -> None:
         body = {"event_type": "acted", "data": {"id": unit.name}}
         with suppress(httpx.RemoteProtocolError):
             httpx.post(f"{driver.url}/events", json=body, headers={"webhook-id": delivery_id})
 
     driver.answer = answer
-    tell("msg_1")
+    send("msg_1")
     assert unit.outcome().lost
     driver.answer = "ok"
-    tell("msg_1")
+    send("msg_1")
     assert unit.outcome() == Outcome(unit.name)
-    tell("msg_1")
+    send("msg_1")
     assert unit.outcome() == Outcome(unit.name, again=1)
-    tell("msg_2")
+    send("msg_2")
     assert unit.outcome().doubled
     driver.down()
 

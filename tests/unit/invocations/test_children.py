@@ -215,8 +215,8 @@ async def test_a_parent_is_called_once_with_what_its_child_came_to(
     parent_id, child_id = await started(engine, composing, wanted=2)
     await end(engine, child_id, {"n": 1})
     outcome = await completed(engine, parent_id, child_id)
-    told = {"name": "composing.part", "outcome": {"n": 1}, "code": None}
-    assert outcome.record.outcome == {"ended": [told]}
+    ended = {"name": "composing.part", "outcome": {"n": 1}, "code": None}
+    assert outcome.record.outcome == {"ended": [ended]}
     assert (await completed(engine, parent_id, child_id, 2)).record == outcome.record
     async with engine.database.write() as session:
         # After its retention the mark is gone.
@@ -306,8 +306,8 @@ async def test_children_end_with_their_parent_if_they_were_started_so(
     assert follow_up.ended == [child_row.id, grandchild.id]
     async with engine.database.read() as session:
         items = (await session.exec(select(OutboxItem))).all()
-    told = {item.body["id"]: item.body["errors"].get("code") for item in items}
-    assert told == {
+    delivered = {item.body["id"]: item.body["errors"].get("code") for item in items}
+    assert delivered == {
         parent_id: None,
         child_row.id: "parent_ended",
         grandchild.id: "parent_ended",

@@ -109,7 +109,7 @@ async def test_a_driver_is_sent_outcomes_only(engine: Engine, durable: PluginIns
     assert row.state == {"seen": '["a"]'}
 
 
-async def test_a_start_is_told_by_its_answer(engine: Engine, durable: PluginInstance) -> None:
+async def test_a_start_is_reported_by_its_answer(engine: Engine, durable: PluginInstance) -> None:
     loaded = await loaded_process(engine, durable)
     process: Any = loaded.process
     process.outcome = {"heard": ["yes"]}

@@ -95,6 +95,6 @@ def test_what_is_made_once_is_not_repeated_if_it_may_have_had_its_effect(
 
 
 def test_only_what_reaches_out_by_its_own_will_waits_for_its_turn() -> None:
-    """A webhook tells of what has happened already; a poll has waited before."""
+    """A webhook reports what has happened already; a poll has waited before."""
     unpaced = [policy.PROCESS_WEBHOOK, policy.RECEIVER, policy.POLL]
     assert [row for row in ROWS if not row.paced] == unpaced

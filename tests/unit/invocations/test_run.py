@@ -121,7 +121,7 @@ async def test_what_may_be_repeated_is(
     assert ((await mark(engine, action_id)).result or {})["value"] == {"made": 1}
 
 
-async def test_a_failure_that_may_be_repeated_asks_for_another_try_and_the_last_is_told(
+async def test_a_failure_that_may_be_repeated_asks_for_another_try_and_the_last_is_reported(
     engine: Engine, durable: PluginInstance, platform: Path
 ) -> None:
     action_id = await accepted(engine, durable, "again", id="a", down=9)

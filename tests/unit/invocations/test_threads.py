@@ -23,7 +23,7 @@ def threads(name: str) -> list[threading.Thread]:
 
 
 async def given_up(call: Awaitable[Any], after: float = 0.2) -> float:
-    """Give up a call; gives how long it took until it was told so."""
+    """Give up a call; gives how long that took."""
     started = time.monotonic()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(after):
@@ -78,7 +78,9 @@ async def test_an_error_is_raised_where_it_is_waited_for(error: BaseException) -
 
 
 @pytest.mark.parametrize("kind", [StopIteration, GeneratorExit])
-async def test_what_no_future_may_hold_is_told_with_its_place(kind: type[BaseException]) -> None:
+async def test_what_no_future_may_hold_is_reported_with_its_place(
+    kind: type[BaseException],
+) -> None:
     """A GeneratorExit would close the coroutines that await the call, whatever they are at."""
     ended_well = False
 
@@ -115,17 +117,17 @@ async def test_a_coroutine_that_stops_its_loop_fails() -> None:
 
 
 async def test_a_coroutine_that_is_given_up_cleans_up_first() -> None:
-    told: list[str] = []
+    ended: list[str] = []
 
     async def work() -> None:
         try:
             await asyncio.sleep(60)
         finally:
             await asyncio.sleep(0.1)
-            told.append("clean")
+            ended.append("clean")
 
     await given_up(run_in_loop(work, "clean"))
-    assert told == ["clean"]
+    assert ended == ["clean"]
     await eventually(lambda: not threads("clean"))
 
 
@@ -160,7 +162,7 @@ async def _block() -> None:
 
 @pytest.mark.parametrize("work", [_heed_nothing, _spin, _block])
 async def test_what_heeds_no_cancellation_is_left_behind(work: Callable[[], Any]) -> None:
-    """It is told to end, which it does where it runs any Python; nobody waits for it."""
+    """It is interrupted, and ends where it runs any Python; nobody waits for it."""
     name = work.__name__
     took = await given_up(run_in_loop(work, name))
     assert 1 <= took < 5
@@ -168,13 +170,13 @@ async def test_what_heeds_no_cancellation_is_left_behind(work: Callable[[], Any]
 
 
 async def test_what_a_coroutine_leaves_behind_ends_with_it() -> None:
-    told: list[str] = []
+    ended: list[str] = []
 
     async def linger() -> None:
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
-            told.append("cancelled")
+            ended.append("cancelled")
 
     async def work() -> asyncio.Task[None]:
         task = asyncio.create_task(linger())
@@ -184,4 +186,4 @@ async def test_what_a_coroutine_leaves_behind_ends_with_it() -> None:
     task = await run_in_loop(work, "leaving")
     await eventually(lambda: not threads("leaving"))
     assert task.done()
-    assert told == ["cancelled"]
+    assert ended == ["cancelled"]

@@ -110,15 +110,17 @@ def test_outcome_of_the_contract_examples(
 ) -> None:
     outcome = outcome_of(example(contracts, f"examples/{name}.json")["polls"][0])
     assert validate(outcome, OUTCOME) == []
-    told = outcome.get("votes")
-    assert (told and [vote["count"] for vote in told.values()]) == votes
+    reported = outcome.get("votes")
+    assert (reported and [vote["count"] for vote in reported.values()]) == votes
     assert (outcome.get("winner"), outcome.get("closed_by")) == (winner, closed_by)
     assert (outcome["voters"], outcome["eligible"], outcome["undecided"]) == (4, 6, 2)
     assert "quorum_pct" not in outcome
 
 
 @pytest.mark.parametrize(("percent", "reached"), [(66, True), (67, False)])
-def test_quorum_is_told_where_there_is_one(contracts: Path, percent: int, reached: bool) -> None:
+def test_quorum_is_reported_where_there_is_one(
+    contracts: Path, percent: int, reached: bool
+) -> None:
     poll = example(contracts, "examples/b2_poll_show_open.json")["polls"][0]
     outcome = outcome_of(poll | {"quorum_pct": percent})
     assert (outcome["quorum_pct"], outcome["quorum_met"]) == (percent, reached)
@@ -294,12 +296,12 @@ def test_close_after_the_end_was_brought_forward_leaves_it_to_loomios_job(
 def test_early_close_moves_the_end_up_once_and_says_so(twin: LoomioTwin) -> None:
     poll = Enabled(twin).poll()
     for _ in range(2):
-        with pytest.raises(PlatformRejectedError, match="cannot close a poll") as told:
+        with pytest.raises(PlatformRejectedError, match="cannot close a poll") as reported:
             poll.close()
         closing_at = on_platform(twin, poll).closing_at
         assert twin.now() < closing_at <= twin.now() + HOUR + timedelta(minutes=1)
-        assert f"{closing_at:%Y-%m-%d %H:%M} UTC" in told.value.detail
-        assert str(poll.url) in told.value.detail
+        assert f"{closing_at:%Y-%m-%d %H:%M} UTC" in reported.value.detail
+        assert str(poll.url) in reported.value.detail
     assert twin.requests["PATCH /api/b2/polls/{id}"] == 1
     twin.close(str(poll.correlation_key))
     poll.close()
@@ -324,10 +326,10 @@ def test_webhook_without_a_link_of_this_server_concerns_every_poll(twin: LoomioT
 
 
 @pytest.mark.parametrize("wrong", [{"api_key": "stale-key"}, {"group_id": 8}])
-def test_wrong_key_or_group_is_told_without_the_key(
+def test_wrong_key_or_group_is_reported_without_the_key(
     twin: LoomioTwin, wrong: dict[str, Any]
 ) -> None:
-    with pytest.raises(AuthenticationError, match=r"api_key .* group [78]") as told:
+    with pytest.raises(AuthenticationError, match=r"api_key .* group [78]") as reported:
         Enabled(twin, **wrong).plugin.initialize()
-    assert "stale-key" not in told.value.detail
+    assert "stale-key" not in reported.value.detail
     Enabled(twin).plugin.initialize()

@@ -53,7 +53,7 @@ def test_variation_selectors_and_skin_tones_do_not_matter() -> None:
 
 
 @given(st.lists(st.integers(0, 3600), max_size=20))
-def test_what_was_seen_is_not_told_again(seconds: list[int]) -> None:
+def test_what_was_seen_is_not_sent_again(seconds: list[int]) -> None:
     items = [
         {
             "id": str(n),

@@ -489,10 +489,10 @@ async def test_forms_of_webhooks(loomio: Path, twin: Twin, form: str) -> None:
         key = await a_poll(client)
         await sandbox(client, f"polls/{key}/vote", {"user": 502, "option": "agree"})
         await client.post("chatbots/check", json={"group_id": GROUP, "server": url})
-        told = await eventually(lambda: len(receiver.to("hook")) == 2 and receiver.to("hook"))
+        output = await eventually(lambda: len(receiver.to("hook")) == 2 and receiver.to("hook"))
         theirs = json.loads((loomio / f"webhooks/2026_{form}_poll_created.json").read_text())
-        assert sorted(map(sorted, told)) == sorted([["text"], sorted(theirs["body"])])
-        assert any(f"/p/{key}/" in body["text"] for body in told)
+        assert sorted(map(sorted, output)) == sorted([["text"], sorted(theirs["body"])])
+        assert any(f"/p/{key}/" in body["text"] for body in output)
 
 
 async def test_webhook_that_fails_is_not_sent_again(twin: Twin) -> None:
@@ -504,8 +504,8 @@ async def test_webhook_that_fails_is_not_sent_again(twin: Twin) -> None:
         key = await a_poll(client)
         await eventually(lambda: receiver.bodies)
         await sandbox(client, f"polls/{key}/close", {})
-        told = await eventually(lambda: receiver.to("hook"))
-        assert "poll closed by user" in told[0]["text"]
+        output = await eventually(lambda: receiver.to("hook"))
+        assert "poll closed by user" in output[0]["text"]
         assert len(receiver.bodies) == 2
         assert not [name for name in receiver.headers[0] if "signature" in name]
 

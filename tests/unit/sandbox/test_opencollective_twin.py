@@ -67,8 +67,8 @@ async def test_it_answers_the_operations_of_the_contract(opencollective: Path, t
     body = conversation["body"]["id"]
     state.react("ada", state.conversations[conversation["id"]].body, EMOJI[0])
     reacted = await ask(client, ask_for["addEmojiReaction"], comment={"id": body}, emoji="👍\ufe0f")
-    told = reacted["data"]["addEmojiReaction"]["comment"]
-    assert told == {"id": body, "reactions": {"👍\ufe0f": 2}, "userReactions": ["👍\ufe0f"]}
+    after = reacted["data"]["addEmojiReaction"]["comment"]
+    assert after == {"id": body, "reactions": {"👍\ufe0f": 2}, "userReactions": ["👍\ufe0f"]}
     read = await ask(client, ask_for["conversationResults"], id=conversation["id"])
     assert read["data"]["conversation"]["body"]["reactions"] == {"👍\ufe0f": 2}
     assert [c["html"] for c in read["data"]["conversation"]["comments"]["nodes"]] == ["<p>Yes!</p>"]

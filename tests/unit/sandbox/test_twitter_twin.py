@@ -49,7 +49,7 @@ async def test_posting_is_the_contracts(examples: dict[str, Any], twin: Twin) ->
     assert gone.json() == examples["delete.200"]
 
 
-async def test_limits_are_told(examples: dict[str, Any], twin: Twin) -> None:
+async def test_limits_are_reported(examples: dict[str, Any], twin: Twin) -> None:
     state, client = twin
     state.limits["POST /2/tweets"] = 1
     first = await client.post("/2/tweets", json={"text": "one"})

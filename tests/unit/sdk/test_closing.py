@@ -1,4 +1,4 @@
-"""Closing times, and how often a vote is looked at."""
+"""Closing times, and how often a vote is polled."""
 
 from __future__ import annotations
 

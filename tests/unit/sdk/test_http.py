@@ -149,7 +149,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("how", ANSWERS)
-async def test_what_breaks_off_is_told_alike_by_both_clients(how: str) -> None:
+async def test_what_breaks_off_is_reported_alike_by_both_clients(how: str) -> None:
     """Whether it breaks before the answer or within its body."""
     sent, cause, words = ANSWERS[how]
 

@@ -112,8 +112,8 @@ async def test_async_reading_ends_at_the_limit(platform: str, path: str) -> None
 
 @pytest.mark.parametrize("path", LARGE)
 async def test_sync_reading_ends_at_the_limit(platform: str, path: str) -> None:
-    told = f"answered 200 with more than {ALLOWED} bytes"
-    with sync_at(platform) as client, pytest.raises(PlatformDownError, match=told):
+    detail = f"answered 200 with more than {ALLOWED} bytes"
+    with sync_at(platform) as client, pytest.raises(PlatformDownError, match=detail):
         await asyncio.to_thread(client.get, path)
     assert_little_memory()
 

@@ -321,7 +321,7 @@ def bad_interval() -> None:
         (bad_together, "Crowd", "update_many(cls, processes)"),
     ],
 )
-def test_mistake_is_told(define: Callable[[], None], cls: str, advice: str) -> None:
+def test_mistake_is_reported(define: Callable[[], None], cls: str, advice: str) -> None:
     with pytest.raises(RegistrationError) as caught:
         define()
     assert cls in str(caught.value)

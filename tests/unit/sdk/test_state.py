@@ -455,7 +455,7 @@ def test_bad_keys(key: Any) -> None:
         State({}, allowed).set(key, 1)
 
 
-def test_increments_are_told_as_increments() -> None:
+def test_increments_are_reported_as_increments() -> None:
     state = State({"n": "5", "m": "1", "text": '"x"'}, lambda _: False)
     assert state.get("n") == 5
     assert state.increment("n") == 6

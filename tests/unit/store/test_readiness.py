@@ -93,9 +93,9 @@ async def test_a_lost_key_is_missed(settings: Settings, kind: str) -> None:
     await store(settings, *rows[kind])
     await open_keys(settings)
     kept = key.rename(settings.data_dir / "backup")
-    told = await refused(settings)
+    output = await refused(settings)
     for words in ("METAGOV_SECRET_KEY", str(key), "backup"):
-        assert words in told
+        assert words in output
     assert not key.exists()
     kept.rename(key)
     await open_keys(settings)
@@ -124,20 +124,20 @@ async def test_a_database_of_another_schema_is_refused(settings: Settings) -> No
     readiness = Readiness(settings, box)
     assert await readiness.problem() is None
     await run_sql(settings, "UPDATE alembic_version SET version_num = '0001'")
-    told = await refused(settings)
-    assert f"schema 0001, and this version of the engine needs {newest_revision()}" in told
-    assert "metagov migrate" in told
+    output = await refused(settings)
+    assert f"schema 0001, and this version of the engine needs {newest_revision()}" in output
+    assert "metagov migrate" in output
     assert "schema 0001" in str(await readiness.problem())
     await run_sql(settings, "UPDATE alembic_version SET version_num = '9999'")
     for start in (open_keys, bring_forward):
-        told = await refused(settings, start)
-        assert "schema 9999, which this version of the engine does not know" in told
+        output = await refused(settings, start)
+        assert "schema 9999, which this version of the engine does not know" in output
     assert "schema 9999" in str(await readiness.problem())
 
 
 async def test_a_database_without_tables_is_refused(database_url: str, tmp_path: Path) -> None:
-    told = await refused(Settings(data_dir=tmp_path, database_url=database_url))
-    assert "metagov migrate" in told
+    output = await refused(Settings(data_dir=tmp_path, database_url=database_url))
+    assert "metagov migrate" in output
     assert not list(tmp_path.glob("*.sqlite"))
 
 
@@ -157,16 +157,18 @@ async def test_a_postgresql_that_cannot_be_written_is_refused(
     assert "it is read-only" in str(await Readiness(settings, box).problem())
 
 
-async def test_a_database_that_is_away_is_waited_for_and_then_told(tmp_path: Path) -> None:
+async def test_a_database_that_is_away_is_waited_for_and_then_reported(tmp_path: Path) -> None:
     settings = Settings(
         data_dir=tmp_path,
         database_url="postgresql://someone:secret@127.0.0.1:1/nothing",
         database_outage_seconds=0,
     )
     for start in (open_keys, bring_forward):
-        told = await refused(settings, start)
-        assert told.startswith("The database nothing on 127.0.0.1 cannot be used: it does not answ")
-        assert "secret" not in told
+        output = await refused(settings, start)
+        assert output.startswith(
+            "The database nothing on 127.0.0.1 cannot be used: it does not answ"
+        )
+        assert "secret" not in output
 
 
 async def test_a_locked_database_is_waited_for(data_dir: Path) -> None:
@@ -237,9 +239,9 @@ async def test_a_file_that_is_no_database_of_ours_is_named(
     path = data_dir / "metagov.sqlite"
     damage(path)
     for start in (open_keys, bring_forward):
-        told = await refused(settings, start)
-        assert str(path) in told
-        assert words in told
+        output = await refused(settings, start)
+        assert str(path) in output
+        assert words in output
     assert words in str(await readiness.problem())
 
 
@@ -256,7 +258,7 @@ def test_damage_inside_is_found_by_a_thorough_look(tmp_path: Path) -> None:
     assert problem_of(path, "restore it", thorough=True) == "it is damaged; restore it"
 
 
-def test_to_look_at_a_file_gives_up_no_lock_on_it(tmp_path: Path) -> None:
+def test_checking_a_file_gives_up_no_lock_on_it(tmp_path: Path) -> None:
     """Else the next process that closes the database deletes the log that this one writes to."""
     path = tmp_path / "engine.sqlite"
     with closing(sqlite3.connect(path, isolation_level=None)) as ours:
