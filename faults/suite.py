@@ -7,6 +7,7 @@ from functools import partial
 
 from faults import throws, troubles
 from faults.ballots import Ballot, BallotClosedAgain
+from faults.composition import Composed
 from faults.endings import Cancelled, Pill, PolledPill, Terminated
 from faults.processes import BlindVote, LoomioPoll, SlowVote, Tally, TallyTogether, Vote
 from faults.scenarios import Scenario, nothing_more
@@ -45,6 +46,7 @@ ENDED: list[Kind] = [
 SLOW_BALLOTS: list[Kind] = [
     partial(Ballot, votes=10, slow=slow) for slow in ("vote", "receiver", "starting", "closing")
 ]
+COMPOSED: list[Kind] = [Composed, partial(Composed, where="update")]
 SLOW: list[Kind] = [ActionRepeated, SlowVote, BlindVote]
 OVERLAPPING: list[Kind] = [
     partial(Ballot, votes=20, early=0.7),
@@ -187,6 +189,25 @@ QUICK = [
         runs=8,
         unknown=False,
         tags={"ci"},
+    ),
+    Scenario(
+        "processes that start others, a worker killed meanwhile",
+        throws.kill_worker,
+        COMPOSED,
+        runs=16,
+        again=True,
+        calls=(0, 3),
+        down=(0, 5),
+        tags={"ci"},
+    ),
+    Scenario(
+        "processes that start others, everything killed when some have been",
+        throws.kill_everything_inside_calls,
+        COMPOSED,
+        runs=16,
+        again=True,
+        calls=(0, 3),
+        down=(0, 10),
     ),
     Scenario(
         "half-sent POSTs to both APIs",

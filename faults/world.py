@@ -57,7 +57,7 @@ class World:
     async def enable(self) -> None:
         """Make the community that most of it happens in."""
         loomio = {"server_url": self.twin.base_url, "api_key": self.twin.api_key, "group_id": GROUP}
-        await self.make_community(COMMUNITY, "durable", "voting", loomio=loomio)
+        await self.make_community(COMMUNITY, "durable", "voting", "composing", loomio=loomio)
         server = f"{self.cluster.apis[0]}/api/hooks/{COMMUNITY}/loomio"
         self.twin.add_chatbot({"server": server})
 

@@ -1,6 +1,5 @@
 """A plugin of processes that start processes; what they do is counted on a platform: a file."""
 
-import os
 import time
 
 from engine.plugins import GovernanceProcess, PlatformDownError, Plugin, ProcessStatus, Registry
@@ -26,7 +25,9 @@ class Starting(GovernanceProcess):
     def start_children(self, method):
         if self.parameters.get("where", "start") != method or self.state.get("started"):
             return
-        self.state.set("started", [self.start_process(**one) for one in self.children()])
+        started = [self.start_process(**one) for one in self.children()]
+        if not self.parameters.get("forgetful"):
+            self.state.set("started", started)
         effect(self.plugin_inst.config, f"{method} {self.parameters.get('id')}")
         time.sleep(self.parameters.get("after", 0))
         if self.parameters.get("broken"):
@@ -65,10 +66,6 @@ class Parent(Starting):
         config = self.plugin_inst.config
         effect(config, f"completed {self.parameters.get('id')} {child.id}")
         time.sleep(self.parameters.get("handling", 0))
-        if "poison" in effects(config) and "antidote" not in effects(config):
-            os._exit(3)
-        if "down" in effects(config) and "mended" not in effects(config):
-            raise PlatformDownError("it answered 500")
         if self.parameters.get("confused"):
             raise ValueError("cannot handle it")
         ended = {"name": child.name, "outcome": child.outcome, "code": child.errors.get("code")}

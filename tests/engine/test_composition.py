@@ -146,7 +146,7 @@ async def test_children_that_end_before_their_parent_has_started_are_kept(
 async def test_children_are_started_from_any_method(
     processes: Processes, running: RunningEngine, platform: Path, where: str
 ) -> None:
-    starts = {"children": [AT_ONCE], "where": where}
+    starts = {"children": [AT_ONCE], "where": where, "forgetful": where == "webhook"}
     if where == "child_completed":
         # One that is started by one that is started.
         parent = await processes.start(
@@ -161,6 +161,26 @@ async def test_children_are_started_from_any_method(
         await running.http.delete(location(parent))
     ended = await processes.ended(parent)
     assert [one["code"] for one in ended["outcome"]["ended"]] == [None]
+
+
+@one_database
+async def test_a_webhook_whose_child_cannot_be_holds_up_nobody_else(
+    processes: Processes, running: RunningEngine
+) -> None:
+    """Both are concerned by it, and handle it in place."""
+    refused = {"name": "limited.watched"}
+    failing = await processes.start("parent", children=[refused], where="webhook")
+    parent = await processes.start("parent", children=[AT_ONCE], where="webhook")
+    await running.http.post(f"/api/hooks/{processes.community}/composing", content="now")
+    assert len((await processes.ended(parent))["outcome"]["ended"]) == 1
+
+    async def is_in_the_journal() -> str:
+        params = {"community": processes.community}
+        journal = (await running.http.get("/api/internal/webhooks", params=params)).json()
+        return str(journal["webhooks"][0]["error"] or "")
+
+    assert "'limited' is not enabled" in await eventually(is_in_the_journal, 40)
+    assert (await running.http.get(location(failing))).json()["status"] == "pending"
 
 
 @one_database
@@ -207,7 +227,9 @@ async def test_a_child_that_cannot_be_fails_the_start(
 async def test_a_parent_that_ends_cancels_or_leaves_its_children(
     processes: Processes, running: RunningEngine, platform: Path
 ) -> None:
-    children = [part("left"), part("cancelled", ends_with_parent=True)]
+    # It is not polled, so it reads of its end only because it is signalled.
+    cancelled_child = {"name": "composing.careless", "ends_with_parent": True}
+    children = [part("left"), cancelled_child]
     parent = await processes.start("careless", children=children)
 
     async def both() -> list[Record] | None:
@@ -226,7 +248,7 @@ async def test_a_parent_that_ends_cancels_or_leaves_its_children(
     found = await processes.others(parent)
     (cancelled,) = [one for one in found if one["errors"]]
     (left,) = [one for one in found if not one["errors"]]
-    assert (await processes.handle(cancelled).result()) is not None
+    assert (await asyncio.wait_for(processes.handle(cancelled).result(), 20)) is not None
     assert (cancelled["id"], "completed") in await processes.fed()
     note(platform, "end left")
     assert (await processes.ended(left))["outcome"]["ended"] is True

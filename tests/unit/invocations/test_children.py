@@ -200,7 +200,9 @@ async def test_of_several_instances_one_is_named(
 async def test_a_poll_starts_children_without_news_and_goes_on(
     engine: Engine, composing: PluginInstance
 ) -> None:
-    parent_id = await created(engine, composing, "parent", children=[PART], where="update")
+    parent_id = await created(
+        engine, composing, "parent", children=[PART], where="update", forgetful=True
+    )
     await call(engine, parent_id, "start")
     poll = PollProcess(parent_id, f"{parent_id}:2")
     with pytest.raises(ApplicationError, match="no_news"):

@@ -66,6 +66,10 @@ LOST = WorkerLostError("three times")
         (policy.PROCESS_WEBHOOK, AWAY, 100, 0),
         (policy.PROCESS_WEBHOOK, CODE, 4, 0),
         (policy.PROCESS_WEBHOOK, CODE, 5, None),
+        # Nothing calls it again because of that child, so it is given more tries.
+        (policy.CHILD_COMPLETED, RATE_LIMIT, 100, 2),
+        (policy.CHILD_COMPLETED, DOWN, 7, 0),
+        (policy.CHILD_COMPLETED, CODE, 8, None),
         (policy.RECEIVER, CODE, 7, 0),
         (policy.RECEIVER, CODE, 8, None),
         (policy.RECEIVER, PAUSED, 100, 60),
