@@ -29,6 +29,7 @@ async def engine(data_dir: Path, plugins: None) -> AsyncIterator[Engine]:
     settings = Settings(
         data_dir=data_dir,
         temporal_address="127.0.0.1:1",
+        worker_wait_seconds=0.2,
         invocation_timeout_seconds=3,
         plugin_path=(PLUGINS_UNDER_TEST, DURABLE_PLUGIN),
     )

@@ -33,7 +33,7 @@ async def given_up(call: Awaitable[Any], after: float = 0.2) -> float:
 
 async def test_what_blocks_its_loop_blocks_no_other() -> None:
     async def block() -> str:
-        time.sleep(1)  # noqa: ASYNC251
+        time.sleep(0.5)  # noqa: ASYNC251
         return "done"
 
     turns = 0

@@ -162,7 +162,8 @@ async def test_what_breaks_off_is_reported_alike_by_both_clients(how: str) -> No
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    options, connections = HttpOptions(timeout_seconds=0.5), Connections(LOCAL)
+    timeout = 0.3 if cause is httpx.ReadTimeout else 5
+    options, connections = HttpOptions(timeout_seconds=timeout), Connections(LOCAL)
 
     def ask() -> None:
         with sync_client(options, connections) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gzip
 import tracemalloc
 import zlib
@@ -18,26 +19,35 @@ from starlette.routing import Route
 from engine.connections import Connections
 from engine.errors import AuthenticationError, PlatformDownError, RateLimitError
 from engine.outbound import OutboundPolicy
-from engine.sdk.http import AsyncClient, Client, HttpOptions, async_client, sync_client
+from engine.sdk.http import (
+    LARGEST_RESPONSE_BYTES,
+    AsyncClient,
+    Client,
+    HttpOptions,
+    async_client,
+    sync_client,
+)
 from tests.servers import serve
 
 PIECE = b"x" * 65536
-PIECES = 300 * 1024 * 1024 // len(PIECE)
-ALLOWED = 10 * 1024 * 1024
+PIECES = 60 * 1024 * 1024 // len(PIECE)
+ALLOWED = 4 * 1024 * 1024
 MOST_MEMORY = 6 * ALLOWED
 
 
-def _squeezed(pieces: int, wbits: int) -> bytes:
-    packer = zlib.compressobj(wbits=wbits)
-    return b"".join([*(packer.compress(PIECE) for _ in range(pieces)), packer.flush()])
+WBITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 
 
-BOMBS = {
-    "gzip": _squeezed(PIECES, zlib.MAX_WBITS | 16),
-    "deflate": _squeezed(PIECES, zlib.MAX_WBITS),
-}
-# Decoded, each is small; the one within it is not.
-NESTED = gzip.compress(gzip.compress(BOMBS["gzip"]))
+@functools.cache
+def bomb(coding: str) -> bytes:
+    packer = zlib.compressobj(wbits=WBITS[coding])
+    return b"".join([*(packer.compress(PIECE) for _ in range(PIECES)), packer.flush()])
+
+
+@functools.cache
+def nested() -> bytes:
+    """Decoded, each is small; the one within it is not."""
+    return gzip.compress(gzip.compress(bomb("gzip")))
 
 
 async def _pieces(request: Request) -> Response:
@@ -52,11 +62,11 @@ async def _pieces(request: Request) -> Response:
 async def _bomb(request: Request) -> Response:
     coding = request.query_params["coding"]
     status = int(request.query_params.get("status", 200))
-    return Response(BOMBS[coding], status, headers={"Content-Encoding": coding})
+    return Response(bomb(coding), status, headers={"Content-Encoding": coding})
 
 
 async def _nested(request: Request) -> Response:
-    return Response(NESTED, headers={"Content-Encoding": "gzip, gzip, gzip"})
+    return Response(nested(), headers={"Content-Encoding": "gzip, gzip, gzip"})
 
 
 async def _fits(request: Request) -> Response:
@@ -91,11 +101,11 @@ def connections() -> Connections:
 
 
 def sync_at(platform: str) -> Client:
-    return sync_client(HttpOptions(base_url=platform), connections())
+    return sync_client(HttpOptions(base_url=platform), connections(), ALLOWED)
 
 
 def async_at(platform: str) -> AsyncClient:
-    return async_client(HttpOptions(base_url=platform), connections())
+    return async_client(HttpOptions(base_url=platform), connections(), ALLOWED)
 
 
 def assert_little_memory() -> None:
@@ -192,7 +202,7 @@ async def test_codings_that_were_not_asked_for_are_not_decoded(platform: str) ->
     async with async_at(platform) as client:
         assert (await client.get("/asked")).json() == {"codings": "gzip, deflate"}
         answer = await client.get("/nested")
-        assert answer.content == NESTED
+        assert answer.content == nested()
         with pytest.raises(PlatformDownError, match="without JSON"):
             answer.json()
     assert_little_memory()
@@ -207,7 +217,13 @@ async def test_what_fits_is_read_whole(platform: str) -> None:
         assert len((await asyncio.to_thread(plain.get, "/fits")).json()[0]) == ALLOWED - 4
 
 
-async def test_a_smaller_limit(platform: str) -> None:
-    async with async_client(HttpOptions(base_url=platform), connections(), 10) as client:
-        with pytest.raises(PlatformDownError, match="/asked answered 200 with more"):
-            await client.get("/asked")
+async def test_a_limit_that_nobody_sets(platform: str) -> None:
+    options, told = HttpOptions(base_url=platform), f"with more than {LARGEST_RESPONSE_BYTES} bytes"
+    async with async_client(options, connections()) as client:
+        with pytest.raises(PlatformDownError, match=told):
+            await client.get("/pieces")
+    with (
+        sync_client(options, connections()) as plain,
+        pytest.raises(PlatformDownError, match=told),
+    ):
+        await asyncio.to_thread(plain.get, "/pieces")

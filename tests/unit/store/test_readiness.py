@@ -176,7 +176,7 @@ async def test_a_locked_database_is_waited_for(data_dir: Path) -> None:
     with sqlite3.connect(data_dir / "metagov.sqlite", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         opening = asyncio.create_task(open_keys(settings))
-        done, _ = await asyncio.wait({opening}, timeout=1.5)
+        done, _ = await asyncio.wait({opening}, timeout=1)
         assert not done
         other.execute("ROLLBACK")
     await opening
