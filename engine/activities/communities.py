@@ -486,14 +486,7 @@ async def withdraw_abandoned_changes(engine: Engine) -> int:
 
 
 async def note_platform_ids(engine: Engine) -> int:
-    """Note the platforms' ids of communities whose plugins were enabled before they were noted.
-
-    Args:
-        engine: What all activities share.
-
-    Returns:
-        How many there were.
-    """
+    """Note the platforms' ids of communities that were enabled without; gives how many."""
     async with engine.database.read() as session:
         instances = await communities.all_instances(session)
     noted = 0
@@ -510,15 +503,7 @@ async def note_platform_ids(engine: Engine) -> int:
 
 
 async def tasks_of(engine: Engine, community: str | None = None) -> list[TaskSchedule]:
-    """The schedules that there should be.
-
-    Args:
-        engine: What all activities share.
-        community: Only this community's.
-
-    Returns:
-        One for each task of each plugin instance.
-    """
+    """The schedules that there should be: one for each task of each plugin instance."""
     async with engine.database.read() as session:
         instances = (
             await communities.all_instances(session)

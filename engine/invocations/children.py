@@ -11,11 +11,7 @@ from engine.store.processes import GovernanceProcess
 
 
 def declaration_of(process: GovernanceProcess) -> ProcessDeclaration | None:
-    """What a process' class declares; None if this worker does not know it.
-
-    Args:
-        process: The process.
-    """
+    """What a process' class declares; None if this worker does not know it."""
     plugin = Registry.plugins.get(process.plugin)
     return plugin.processes.get(process.slug) if plugin else None
 
@@ -63,12 +59,7 @@ async def start_children(engine: Engine, process_ids: list[str]) -> None:
 
 
 async def reload_ended(engine: Engine, process_ids: list[str]) -> None:
-    """Have the workflows of processes that were ended read that.
-
-    Args:
-        engine: What all activities share.
-        process_ids: The processes.
-    """
+    """Signal the workflows of processes whose records have ended to read them."""
     for process_id in process_ids:
         process = await _read(engine, process_id)
         if process is not None:

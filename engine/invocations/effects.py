@@ -77,17 +77,7 @@ class SetState:
 
 @dataclass(frozen=True)
 class SendEvent:
-    """An event for the community's driver.
-
-    Attributes:
-        item_id: Id of the outbox item that it becomes.
-        community: The community's name.
-        source: The plugin's name.
-        instance: The plugin instance's name.
-        community_platform_id: The platform's own id of the community, if there is one.
-        event: The event.
-        url: Where it is delivered; None: it is only recorded.
-    """
+    """An event for the community's driver."""
 
     item_id: str
     community: str
@@ -120,13 +110,7 @@ class SendEvent:
 
 @dataclass(frozen=True)
 class StartProcess:
-    """A process that another one starts.
-
-    Attributes:
-        parent: The one that starts it, locked.
-        child: What it asked for.
-        most: How many children that have not ended it may have.
-    """
+    """A process that another one starts."""
 
     parent: GovernanceProcess
     child: NewChild
@@ -277,20 +261,7 @@ async def store_effects(engine: Engine, session: AsyncSession, plugin: LoadedPlu
 async def start_processes(
     session: AsyncSession, parent: GovernanceProcess, children: Sequence[NewChild], most: int
 ) -> FollowUp:
-    """Store the processes that a call of a process starts.
-
-    Args:
-        session: A session in the transaction that marks the call as done.
-        parent: The process, locked.
-        children: What it asked for.
-        most: How many children that have not ended it may have.
-
-    Returns:
-        What is to be started.
-
-    Raises:
-        PluginCodeError: One of them cannot be; then nothing of the call may be stored.
-    """
+    """Store the processes that a call of a process starts; PluginCodeError if one cannot be."""
     for child in children:
         await StartProcess(parent, child, most).store(session)
     return FollowUp(started=[child.id for child in children])
@@ -376,13 +347,7 @@ async def hand_over(engine: Engine, community: str, follow_up: FollowUp) -> None
 
 
 async def start_deliveries(engine: Engine, community: str, items: list[str]) -> None:
-    """Have stored items delivered: now, or as soon as Temporal answers.
-
-    Args:
-        engine: What all activities share.
-        community: The community's name.
-        items: Ids of outbox items.
-    """
+    """Have stored items delivered: now, or as soon as Temporal answers."""
     try:
         for item in items:
             await engine.temporal.background.deliver(community, item)

@@ -69,17 +69,12 @@ CHILD_NOT_HANDLED = "child_completed_failed"
 
 
 class ProcessCall(Call[InvocationOutcome]):
-    """A call of one method of a process; gives the record, and whether the call failed.
-
-    Attributes:
-        method: The method's name.
-        starts: Whether it is ``start``, whose outcome the request's own answer gives.
-        alone: Whether webhooks without a key are signalled while it is under way.
-        loaded: The process, once it is loaded.
-    """
+    """A call of one method of a process; gives the record, and whether the call failed."""
 
     method: str
+    # It is ``start``, whose outcome the request's own answer gives.
     starts = False
+    # Webhooks without a key are signalled while it is under way.
     alone = False
 
     def __init__(self, engine: Engine, process_id: str, call_id: str, policy: Policy) -> None:

@@ -42,16 +42,11 @@ CUT_OFF = "A first try was cut off; whether it had an effect is not known"
 
 @dataclass(frozen=True)
 class Done(Generic[Result]):
-    """A call that was made, by this try or another, or is not needed.
-
-    Attributes:
-        result: What the activity gives.
-        community: The community's name.
-        follow_up: What is handed to Temporal, again if need be.
-    """
+    """A call that was made, by this try or another, or is not needed."""
 
     result: Result
     community: str = ""
+    # What is handed to Temporal, again if need be.
     follow_up: FollowUp = field(default_factory=FollowUp)
 
 

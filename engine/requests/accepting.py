@@ -86,22 +86,7 @@ async def accept_of_instance(
     scope: str,
     once: Once,
 ) -> tuple[Row, Instance, str]:
-    """Store what is asked of a plugin instance as that is at this very moment.
-
-    Args:
-        engine: What is open.
-        chosen: Which instance.
-        row_for: Makes the row.
-        scope: What an idempotency key is for, beside the community.
-        once: The request's idempotency key.
-
-    Returns:
-        The row as it was made, the instance, and the id of the row that is stored: its own, or that
-        of the first request's.
-
-    Raises:
-        BadRequestError: There is no such instance.
-    """
+    """Store what is asked of a plugin instance as it is now; gives the id of the stored row too."""
     while True:
         instance = await find_instance(engine, chosen)
         row = row_for(instance)

@@ -331,15 +331,7 @@ async def find_enabled(session: AsyncSession, instance_id: str) -> EnabledInstan
 
 
 def select_with_instance(instance_id: Any, *entities: Any) -> Any:
-    """Make a query for rows together with the plugin instance that they belong to.
-
-    Args:
-        instance_id: The rows' column that names the instance.
-        entities: What is selected, the rows' own table first.
-
-    Returns:
-        The query, to be narrowed down to one row.
-    """
+    """Make a query for rows together with the plugin instance that they belong to."""
     return (
         select(*entities, *_ENABLED)
         .select_from(entities[0])

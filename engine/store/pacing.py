@@ -14,18 +14,17 @@ WATCHED = timedelta(days=1)
 
 
 class InstancePace(SQLModel, table=True):
-    """When a plugin instance may make its next call, and until when it may make none at all.
-
-    ``paused_until`` is its platform's wish, ``stopped_until`` ours: its calls took workers down.
-    Until ``alone_until`` calls are made in a process of their own, for they might.
-    """
+    """When a plugin instance may make its next call, and until when it may make none at all."""
 
     __tablename__ = "instance_pace"
 
     instance_id: str = Field(primary_key=True, max_length=36)
     next_call_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    # By its platform's rate limit.
     paused_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    # For its calls took workers down.
     stopped_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    # Calls are made in a process of their own until then.
     alone_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 

@@ -27,22 +27,7 @@ async def newest_first(
     cursor: str | None,
     limit: int,
 ) -> tuple[Sequence[Row], str | None]:
-    """Read one page of a query's rows.
-
-    Args:
-        session: An open session.
-        query: Which rows.
-        moment: The column that they are ordered by, a datetime.
-        row_id: Their id, which orders rows of one moment.
-        cursor: Where an earlier page ended.
-        limit: Most rows on the page.
-
-    Returns:
-        The page, and the cursor of the next one, None at the end.
-
-    Raises:
-        BadRequestError: The cursor is none of ours.
-    """
+    """Read one page of a query's rows, and the next page's cursor, None at the end."""
     at, by_id = col(moment), col(row_id)
     if cursor is not None:
         last_moment, last_id = _read(cursor)

@@ -96,19 +96,7 @@ def open_secret_box(settings: Settings) -> SecretBox | None:
 
 
 def make_secret_box(settings: Settings) -> SecretBox:
-    """Make the box with a key in the data folder, which is made if there is none.
-
-    Only for where nothing is encrypted yet: no other key opens what was encrypted with a lost one.
-
-    Args:
-        settings: The settings, without a key.
-
-    Returns:
-        The box.
-
-    Raises:
-        SettingsError: The key cannot be written, or the one that is there is no Fernet key.
-    """
+    """Make the box with a key in the data folder, a new one only where nothing is encrypted yet."""
     path = secret_key_path(settings)
     return SecretBox([kept_secret(path, Fernet.generate_key().decode())], f"The key in {path}")
 

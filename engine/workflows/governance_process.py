@@ -55,20 +55,15 @@ POLL_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coeffici
 
 
 class _CloseRequest:
-    """A wish to close the process, and what came of it.
+    """A request to close the process, and its outcome."""
 
-    Not a dataclass: the sandbox would make its methods anew for every workflow that starts.
-
-    Args:
-        behind: How many webhooks were accepted before it and are not handled yet.
-        request_id: The driver's request, if it came by the API.
-        by_deadline: Whether the closing time has come, and nobody asked.
-    """
+    # Not a dataclass: the sandbox would make its methods anew for every workflow that starts.
 
     def __init__(
         self, behind: int, request_id: str | None = None, *, by_deadline: bool = False
     ) -> None:
         self.asked_at = workflow.now()
+        # How many webhooks were accepted before it and are not handled yet.
         self.behind = behind
         self.request_id = request_id
         self.by_deadline = by_deadline

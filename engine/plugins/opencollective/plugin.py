@@ -46,11 +46,9 @@ ERRORS: dict[str, type[PluginError]] = {
 
 @Registry.plugin
 class OpenCollective(Plugin):
-    """A collective on Open Collective.
+    """A collective, whose news are read by a cursor, at each webhook and every five minutes."""
 
-    Its webhooks are unsigned, mostly empty and never sent twice, so each is a hint at most: news
-    are read from the collective's activities, by a cursor, and every five minutes without any hint.
-    """
+    # Its webhooks are unsigned, mostly empty and never sent twice, so each is a hint at most.
 
     name = "opencollective"
     description = "Conversations, expenses, updates and members of a collective."

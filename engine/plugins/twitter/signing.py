@@ -10,14 +10,7 @@ from oauthlib import oauth1
 
 
 class OAuth1(httpx.Auth):
-    """Signs each request in the name of an app and a user (RFC 5849, HMAC-SHA1).
-
-    A body of JSON is no part of what is signed.
-
-    Args:
-        config: Holds ``consumer_key``, ``consumer_secret``, ``access_token`` and
-            ``access_token_secret``.
-    """
+    """Signs each request, but no JSON body, for an app and a user (RFC 5849, HMAC-SHA1)."""
 
     def __init__(self, config: Mapping[str, str]) -> None:
         self._client = oauth1.Client(
