@@ -25,11 +25,16 @@ from engine.errors import EngineError, PluginCodeError
 from engine.invocations.effects import Effects, FollowUp, effects_of, hand_over
 from engine.invocations.loading import LoadedPlugin, load_plugin, modules_of
 from engine.invocations.pacing import call_at_once
-from engine.invocations.process import ChangeProcess, LoadedProcess, lock, snapshot_of
+from engine.invocations.process import (
+    ChangeProcess,
+    LoadedProcess,
+    children_of,
+    lock,
+    snapshot_of,
+)
 from engine.invocations.receiver import request_of
 from engine.messages import COMPLETED, ProcessRecord
 from engine.resources import Engine
-from engine.sdk.children import Children
 from engine.sdk.parameters import Parameters, fill_defaults
 from engine.sdk.process import ProcessContext
 from engine.sdk.registry import ProcessDeclaration, Registry
@@ -149,7 +154,7 @@ def _object_of(batch: _Batch, known: _Known) -> LoadedProcess:
         poll_every_seconds=row.poll_every_seconds,
         created_at=row.created_at,
         state=State(row.state, batch.allowed),
-        children=Children(row.id, row.level, row.children, plugin.context.child_limits),
+        children=children_of(plugin, row),
     )
     process = declaration.cls(context, plugin.plugin)
     return LoadedProcess(row, plugin, declaration, process, context.state)

@@ -97,7 +97,7 @@ def load_process(
     """
     # Copies: what plugin code changes in place is found against what was read.
     stored = {f.name: deepcopy(getattr(row, f.name)) for f in fields(ProcessContext)}
-    stored["children"] = Children(row.id, row.level, row.children, plugin.context.child_limits)
+    stored["children"] = children_of(plugin, row)
     # The class may have got new defaults since.
     schema = declaration.input_schema
     stored["parameters"] = Parameters.stored(fill_defaults(row.parameters, schema or {}), schema)
@@ -106,6 +106,13 @@ def load_process(
     process = declaration.cls(context, plugin.plugin)
     plugin.processes.append(process)
     return LoadedProcess(row, plugin, declaration, process, context.state)
+
+
+def children_of(plugin: LoadedPlugin, row: GovernanceProcess) -> Children:
+    """The processes that a call of a process starts; none yet."""
+    # Calls of many that are polled together have one name.
+    call = f"{plugin.context.idempotency_key} {row.id}"
+    return Children(call, row.level, row.children, plugin.context.child_limits)
 
 
 def snapshot_of(engine: Engine, loaded: LoadedProcess) -> ProcessSnapshot:

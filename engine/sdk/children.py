@@ -85,7 +85,7 @@ class Children:
     """The children that a process has started, and those that this call asks for.
 
     Args:
-        parent_id: The process.
+        call: What the call is known by, the same on every try.
         level: How many levels it is below a process that a driver started.
         before: How many children it has started in earlier calls.
         limits: How many there may be.
@@ -94,11 +94,11 @@ class Children:
         asked: Those that this call asks for.
     """
 
-    def __init__(self, parent_id: str, level: int, before: int, limits: ChildLimits) -> None:
-        self._parent_id = parent_id
+    def __init__(self, call: str, level: int, before: int, limits: ChildLimits) -> None:
+        self._call = call
         self._level = level
         self._before = before
-        self.limits = limits
+        self._limits = limits
         self.asked: list[NewChild] = []
 
     def start(
@@ -125,21 +125,22 @@ class Children:
                 there are too many children.
         """
         what = f"start_process({name!r:.140})"
-        if self._level >= self.limits.levels:
+        if self._level >= self._limits.levels:
             raise PluginCodeError(
                 f"{what}: this process is {self._level} levels below the one that a driver "
-                f"started; allowed are {self.limits.levels} levels of children"
+                f"started; allowed are {self._limits.levels} levels of children"
             )
-        if len(self.asked) >= self.limits.most:
+        if len(self.asked) >= self._limits.most:
             raise PluginCodeError(
-                f"{what}: a process may have {self.limits.most} children that have not ended, "
+                f"{what}: a process may have {self._limits.most} children that have not ended, "
                 "and this call has started so many"
             )
         plugin, slug, schema = _declared(what, name)
-        filled = _filled(what, parameters, schema, self.limits.parameters_max_bytes)
-        # A call is stored only if the process is as it was read, so no other one takes the number.
+        filled = _filled(what, parameters, schema, self._limits.parameters_max_bytes)
+        # The tries of a poll are calls of one name. Each is stored only if the process is as it was
+        # read, so none takes another's number.
         number = self._before + len(self.asked) + 1
-        child_id = str(uuid5(_CHILDREN, f"{self._parent_id} {number}"))
+        child_id = str(uuid5(_CHILDREN, f"{self._call} {number}"))
         child = NewChild(child_id, plugin, slug, filled, instance, bool(ends_with_parent))
         self.asked.append(child)
         return child_id
