@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cryptography.fernet import Fernet
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.errors import (
@@ -23,22 +19,9 @@ from engine.errors import (
 )
 from engine.requests.accepting import Once, accept, accept_of_instance, hand_over
 from engine.requests.instances import Chosen, Instance
-from engine.settings import Settings
 from engine.store import invocations
 from engine.store.communities import Community, PluginInstance
-from engine.store.database import open_database
 from engine.store.invocations import DONE, Invocation
-from engine.store.secrets import SecretBox
-
-
-@pytest.fixture
-async def engine(data_dir: Path) -> AsyncIterator[Any]:
-    """As much of an engine as accepts requests: a database and settings."""
-    settings = Settings(data_dir=data_dir)
-    database = open_database(settings)
-    secrets = SecretBox([Fernet.generate_key().decode()])
-    yield SimpleNamespace(database=database, settings=settings, secrets=secrets)
-    await database.close()
 
 
 def an_invocation() -> Invocation:
