@@ -118,6 +118,9 @@ def postgresql_server(folder: Path) -> Iterator[str]:
             "",
             "-k",
             sockets,
+            # What is written must outlive processes of ours, not the machine.
+            "-c",
+            "fsync=off",
         ]
         output = folder.with_suffix(".log")
         with server_process(command, output, signal.SIGQUIT, user) as server:
