@@ -23,6 +23,7 @@ from engine.store.webhooks import ReceivedWebhook, insert_in_order
 from tests.conftest import new_database
 from tests.engine.conftest import RunningEngine, run_engine
 from tests.servers import eventually
+from tests.unit.invocations.conftest import tried
 from worker import make_workers
 
 
@@ -216,7 +217,7 @@ async def test_signals_that_were_lost_with_a_workflow_are_given_again(
     await _lose_workflow(ballots)
     await _accept_only(ballots, "signalled", status="handled", routed=True)
     if found_by == "reconciliation":
-        await ReconciliationActivities(running.engine)._reconcile()
+        await tried(lambda: ReconciliationActivities(running.engine)._reconcile())
     else:
         await ballots.cast("later")
         await eventually(lambda: _counted(ballots, "later"))
