@@ -119,6 +119,15 @@ def make_engine(data_dir: Path, **settings: str) -> EngineProcess:
     return EngineProcess(data_dir, environment, f"http://127.0.0.1:{api}")
 
 
+@pytest.fixture(scope="module")
+def lasting_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+    """One for the tests of a file that leave it running."""
+    engine = make_engine(tmp_path_factory.mktemp("engine") / "data")
+    engine.start()
+    yield engine
+    engine.stop()
+
+
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[EngineProcess]:
     """A running engine."""

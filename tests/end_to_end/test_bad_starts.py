@@ -192,18 +192,18 @@ def test_a_database_that_is_gone_is_not_begun_anew(data: Path, command: str) -> 
 
 
 @pytest.mark.parametrize("command", ["restored", "worker"])
-def test_a_namespace_that_temporal_has_not(engine: EngineProcess, command: str) -> None:
+def test_a_namespace_that_temporal_has_not(lasting_engine: EngineProcess, command: str) -> None:
     """The server that is asked runs; nothing is marked as restored."""
-    address = f"127.0.0.1:{engine.environment['METAGOV_TEMPORAL_PORT']}"
-    before = epoch(engine)
+    address = f"127.0.0.1:{lasting_engine.environment['METAGOV_TEMPORAL_PORT']}"
+    before = epoch(lasting_engine)
     output = refusal(
-        engine.data_dir,
+        lasting_engine.data_dir,
         command,
         METAGOV_TEMPORAL_ADDRESS=address,
         METAGOV_TEMPORAL_NAMESPACE="elsewhere",
     )
     assert "METAGOV_TEMPORAL_NAMESPACE: the Temporal server has no namespace 'elsewhere'" in output
-    assert epoch(engine) == before
+    assert epoch(lasting_engine) == before
 
 
 def epoch(engine: EngineProcess) -> int:

@@ -91,7 +91,7 @@ def test_a_worker_that_is_stopped_for_long_is_no_reason_to_do_it_again(place: Pl
     asked = place.begin(seconds=2)
     worker = place.engine.children()["worker"]
     os.kill(worker, signal.SIGSTOP)
-    asked.join(25)
+    asked.join(20)
     os.kill(worker, signal.SIGCONT)
     asked.join(40)
     assert place.answers[0].status_code in (200, 504), place.answers[0].text

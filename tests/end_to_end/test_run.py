@@ -35,12 +35,12 @@ def test_it_says_where_everything_is_and_stops_cleanly(engine: EngineProcess) ->
     assert not (engine.data_dir / "engine.json").exists()
 
 
-def test_a_second_start_says_that_it_runs(engine: EngineProcess) -> None:
-    second = engine.popen()
+def test_a_second_start_says_that_it_runs(lasting_engine: EngineProcess) -> None:
+    second = lasting_engine.popen()
     out, _ = second.communicate(timeout=30)
     assert second.returncode == 1
     assert "already running" in out
-    assert engine.url in out
+    assert lasting_engine.url in out
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_a_signal_before_it_runs_stops_it_as_well(tmp_path: Path, number: int) -
     assert "Traceback" not in out
 
 
-def test_a_child_that_dies_is_started_again(engine: EngineProcess) -> None:
-    engine.put("c", {"name": "randomness", "config": {}})
+def test_a_child_that_dies_is_started_again(lasting_engine: EngineProcess) -> None:
+    lasting_engine.put("c", {"name": "randomness", "config": {}})
     for name in ("worker", "API", "Temporal server"):
-        os.kill(engine.children()[name], signal.SIGKILL)
-        answer = _patiently(engine)
+        os.kill(lasting_engine.children()[name], signal.SIGKILL)
+        answer = _patiently(lasting_engine)
         assert answer.json()["value"] >= 0
-        assert f"The {name} ended by SIGKILL; starting it again\n" in "".join(engine.output)
+        assert f"The {name} ended by SIGKILL; starting it again\n" in "".join(lasting_engine.output)
 
 
 def _patiently(engine: EngineProcess) -> httpx.Response:
