@@ -7,6 +7,7 @@ import compileall
 import gc
 import os
 import signal
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -29,7 +30,9 @@ from engine.activities.webhooks import WebhookActivities
 from engine.discovery import load_plugins
 from engine.logs import configure_logs
 from engine.resources import Engine, check_settings, open_engine
+from engine.sdk.registry import Registry
 from engine.settings import Settings, load_settings, unknown_settings
+from engine.store import communities
 from engine.watchdog import watched_loop
 from engine.workflows.community import CommunityChanges
 from engine.workflows.event_producer import EventProducer
@@ -115,6 +118,8 @@ async def run(settings: Settings, beats: int | None = None) -> None:
         await engine.temporal.prepare()
         # Before this process delivers anything.
         await notice_restored(engine, at_once=True)
+        for plugin, times in await _missing_plugins(engine):
+            log.warning("communities use a plugin that is not loaded", plugin=plugin, times=times)
         deliveries = DeliveryActivities(engine)
         stack.push_async_callback(deliveries.close)
         for worker in make_workers(engine, deliveries):
@@ -124,6 +129,13 @@ async def run(settings: Settings, beats: int | None = None) -> None:
         log.info("worker ready", task_queue=settings.task_queue)
         await stop.wait()
         log.info("worker stopping", grace_seconds=settings.worker_grace_seconds)
+
+
+async def _missing_plugins(engine: Engine) -> list[tuple[str, int]]:
+    """The plugins that communities have enabled and this worker has not, and how often."""
+    async with engine.database.read() as session:
+        used = Counter(one.plugin for one in await communities.all_instances(session))
+    return [(name, times) for name, times in used.items() if name not in Registry.plugins]
 
 
 def compile_workflows() -> None:

@@ -98,8 +98,32 @@ async def json_object(request: Request) -> dict[str, Any]:
     """
     settings = (await get_engine(request)).settings
     body = await read_body(request, settings.request_max_bytes)
+    return _as_object(request, body, settings.request_max_depth) if body.strip() else {}
+
+
+async def sent_object(request: Request) -> dict[str, Any]:
+    """Read a request's body as a JSON object; it has to be there.
+
+    Args:
+        request: The request.
+
+    Returns:
+        The object.
+
+    Raises:
+        PayloadTooLargeError: It is too long.
+        UnsupportedMediaTypeError: It is not declared as JSON.
+        BadRequestError: There is none, or it is no JSON, no object, or nested too deeply.
+    """
+    settings = (await get_engine(request)).settings
+    body = await read_body(request, settings.request_max_bytes)
     if not body.strip():
-        return {}
+        raise BadRequestError("The body is missing; send a JSON object, {} if it is to be empty")
+    return _as_object(request, body, settings.request_max_depth)
+
+
+def _as_object(request: Request, body: bytes, most_levels: int) -> dict[str, Any]:
+    """The body as a JSON object."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMediaTypeError(
@@ -111,13 +135,13 @@ async def json_object(request: Request) -> dict[str, Any]:
     except UnicodeEncodeError:
         raise BadRequestError("The body holds half a surrogate pair, which is no text") from None
     except RecursionError:
-        raise BadRequestError(_too_deep(settings.request_max_depth)) from None
+        raise BadRequestError(_too_deep(most_levels)) from None
     except ValueError as error:
         raise BadRequestError(f"The body is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise BadRequestError("The body must be a JSON object", [Violation("", "not an object")])
-    if _deeper_than(value, settings.request_max_depth):
-        raise BadRequestError(_too_deep(settings.request_max_depth))
+    if _deeper_than(value, most_levels):
+        raise BadRequestError(_too_deep(most_levels))
     return value
 
 
@@ -272,6 +296,7 @@ def _deeper_than(value: Any, most: int) -> bool:
 
 EngineDependency = Annotated[Engine, Depends(get_engine)]
 JsonObject = Annotated[dict[str, Any], Depends(json_object)]
+SentObject = Annotated[dict[str, Any], Depends(sent_object)]
 CommunityHeader = Annotated[
     str | None,
     Header(alias="X-Metagov-Community", description="Name of the community."),

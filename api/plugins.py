@@ -11,10 +11,11 @@ from api.dependencies import (
     CommunityHeader,
     EngineDependency,
     IdempotencyKeyHeader,
-    JsonObject,
+    InstanceHeader,
+    SentObject,
 )
 from api.problems import problem_responses
-from engine.errors import ResourceNotFoundError
+from engine.errors import BadRequestError, ResourceNotFoundError
 from engine.requests import communities
 from engine.requests.communities import ShownPlugin
 from engine.resources import Engine
@@ -122,16 +123,22 @@ async def get_metadata(name: str, engine: EngineDependency) -> PluginShown:
 )
 async def enable_plugin(
     name: str,
-    config: JsonObject,
+    config: SentObject,
     engine: EngineDependency,
     response: Response,
     community: CommunityHeader = None,
     instance: Annotated[
         str | None, Query(description="Name of the instance; default: the plugin's.")
     ] = None,
+    named: InstanceHeader = None,
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> ShownPlugin:
     """Other plugins of the community are left alone; 201 if the instance was made, or made anew."""
+    if instance is not None and named is not None and instance != named:
+        raise BadRequestError(
+            f"X-Metagov-Instance is '{named:.64}', and the query's instance '{instance:.64}'"
+        )
+    instance = named if instance is None else instance
     shown, made = await communities.enable(
         engine, community, name, instance, config, idempotency_key
     )
@@ -145,9 +152,11 @@ async def enable_plugin(
     summary="Disable a plugin instance",
     responses=problem_responses(404, 503, 504),
 )
-async def disable_plugin(name: str, instance_id: str, engine: EngineDependency) -> None:
+async def disable_plugin(
+    name: str, instance_id: str, engine: EngineDependency, community: CommunityHeader = None
+) -> None:
     """Pending processes end with ``plugin_disabled``; other instances are left alone."""
-    await communities.disable(engine, name, instance_id)
+    await communities.disable(engine, community, name, instance_id)
 
 
 def _described(engine: Engine, plugin: PluginDeclaration) -> PluginShown:

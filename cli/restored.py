@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cli.run import engine_lock
+from cli.supervisor import StartError
 from engine.activities.restored import count_unknown, notice_restored
 from engine.discovery import load_plugins
 from engine.resources import check_settings, open_engine
@@ -37,7 +39,16 @@ async def report(settings: Settings, *, again: bool, ran: bool) -> list[str]:
         before = await _present(engine.database)
         await notice_restored(engine, at_once=not ran)
         if (await _present(engine.database)).epoch == before.epoch:
-            await restoring.mark(engine.database, settings.data_dir, again=again, at_once=not ran)
+            with engine_lock(settings.data_dir) as stopped:
+                if not stopped and (again or not before.found_by):
+                    raise StartError(
+                        f"An engine runs on this data ({settings.data_dir}): stop it before its "
+                        "database is marked as restored"
+                    )
+                if stopped:
+                    await restoring.mark(
+                        engine.database, settings.data_dir, again=again, at_once=not ran
+                    )
         present = await _present(engine.database)
         lines = _marked(present, anew=present.epoch != before.epoch)
         if present.put_right is not None:

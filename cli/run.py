@@ -42,7 +42,7 @@ READY_TIMEOUT_SECONDS = 6
 def run_embedded(settings: Settings) -> int:
     """Run the engine until it is signalled to stop; gives the exit status."""
     data_dir = _data_folder(settings)
-    with _lock(data_dir / "engine.lock") as locked, _signals() as stopping:
+    with engine_lock(data_dir) as locked, _signals() as stopping:
         if not locked:
             typer.echo(f"Metagov Engine is already running on this data ({data_dir}).")
             typer.echo(f"  API   {settings.api_url}")
@@ -84,9 +84,9 @@ def _data_folder(settings: Settings) -> Path:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-    """Hold a lock that the system takes back however this process ends."""
-    with path.open("w") as file:
+def engine_lock(data_dir: Path) -> Iterator[bool]:
+    """Hold the lock of a data folder, which the system takes back however this process ends."""
+    with (data_dir / "engine.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -91,7 +91,8 @@ def remember(name: str, value: Any) -> None:
 
 def remembered(name: str) -> Any:
     """What an earlier try of this activity passed to this one, or None."""
-    return _REMEMBERED.get().get(name)
+    kept = _REMEMBERED.get(None)
+    return kept.get(name) if kept is not None else None
 
 
 def was_cut_off() -> bool:

@@ -193,11 +193,12 @@ async def enable(
     return found, done.created
 
 
-async def disable(engine: Engine, plugin: str, instance_id: str) -> None:
+async def disable(engine: Engine, community: str | None, plugin: str, instance_id: str) -> None:
     """Disable one plugin instance; others are left alone.
 
     Args:
         engine: What is open.
+        community: The community's name, if the request says it.
         plugin: The plugin's name.
         instance_id: The instance's id.
 
@@ -207,6 +208,11 @@ async def disable(engine: Engine, plugin: str, instance_id: str) -> None:
         OutcomeUnknownError: It may yet be disabled.
     """
     instance = await instance_of(engine, plugin, instance_id)
+    if community is not None and instance.community != community:
+        raise ResourceNotFoundError(
+            f"Plugin '{plugin:.64}' has no instance {instance_id:.64} in community "
+            f"'{community:.128}'"
+        )
     await _change(engine, instance.community, {"without": instance.id}, None)
 
 

@@ -172,12 +172,18 @@ async def _no_such_instance(
 
 
 def _several(chosen: Chosen, found: Sequence[Instance]) -> BadRequestError:
+    names = ", ".join(f"'{one.name}'" for one in found)
+    plugin = Registry.plugins.get(chosen.plugin)
+    if plugin is not None and plugin.cls.community_platform_id_key is None:
+        return BadRequestError(
+            f"Plugin '{chosen.plugin}' has multiple instances for community "
+            f"'{chosen.community}': {names}. Please name one by the header X-Metagov-Instance."
+        )
     if chosen.community_platform_id is None:
         return BadRequestError(
             f"Plugin '{chosen.plugin}' has multiple instances for community "
             f"'{chosen.community}'. Please specify community_platform_id."
         )
-    names = ", ".join(f"'{one.name}'" for one in found)
     return BadRequestError(
         f"Plugin '{chosen.plugin}' has multiple instances with community_platform_id "
         f"'{chosen.community_platform_id:.128}' in community '{chosen.community}': {names}; "

@@ -220,7 +220,11 @@ async def close(engine: Engine, name: str, process_id: str, key: str | None) -> 
         if row.status == COMPLETED:
             raise BadRequestError(ALREADY_COMPLETED)
         declared = _declared(row)
-        if declared is None or not declared.can_close:
+        if declared is None:
+            raise NotSupportedError(
+                f"The plugin '{row.plugin}' is not loaded here, so {name} cannot be closed"
+            )
+        if not declared.can_close:
             raise NotSupportedError(f"{name} does not support manually closing the process")
     request = Invocation(
         community=row.community,

@@ -170,6 +170,7 @@ def test_actions_that_take_their_worker_down_are_made_alone_and_then_not(place: 
     assert healthy.status_code == 200
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", [{"METAGOV_LOST_CALLS_PAUSE_SECONDS": "5"}], indirect=True)
 def test_a_webhook_whose_key_kills_does_so_once_for_its_own_and_once_for_others(
     place: Place,

@@ -143,6 +143,7 @@ async def test_process_without_close_cannot_be_closed(running: RunningEngine) ->
     )
 
 
+@one_database
 async def test_webhook_handler_that_raises_leaves_nothing_and_stops_nothing(
     running: RunningEngine,
 ) -> None:

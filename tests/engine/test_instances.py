@@ -14,7 +14,7 @@ from sqlmodel import col
 from engine.activities.communities import note_platform_ids
 from engine.store import communities
 from engine.store.communities import PluginInstance
-from tests.engine.conftest import RunningEngine
+from tests.engine.conftest import RunningEngine, one_database
 from tests.servers import eventually
 
 RANDOMNESS = {"name": "randomness", "config": {}}
@@ -473,3 +473,49 @@ async def test_two_communities_at_once_want_the_same(running: RunningEngine) -> 
     names = [f"c-{uuid4().hex}" for _ in range(4)]
     answers = await asyncio.gather(*(put(running, name, plugin) for name in names))
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
+
+
+@one_database
+async def test_enabling_one_instance_heeds_the_header_and_wants_a_config(
+    running: RunningEngine, two: str
+) -> None:
+    url, first = "/api/internal/plugin/workspaces", await entries(running, two)
+    headers = {"X-Metagov-Community": two, "X-Metagov-Instance": "second"}
+    changed = await running.http.post(url, json={"team_id": "T5"}, headers=headers)
+    assert changed.status_code == 201, changed.text
+    now = await entries(running, two)
+    assert now["first"] == first["first"]
+    assert now["second"]["config"]["team_id"] == "T5"
+    both = await running.http.post(
+        url, params={"instance": "first"}, json={"team_id": "T6"}, headers=headers
+    )
+    assert both.status_code == 400, both.text
+    assert "'second'" in both.json()["detail"] and "'first'" in both.json()["detail"]
+    empty = await running.http.post(url, headers=headers)
+    assert (empty.status_code, await entries(running, two)) == (400, now), empty.text
+    assert "send a JSON object" in empty.json()["detail"]
+
+
+@one_database
+async def test_an_instance_of_another_community_is_not_disabled(
+    running: RunningEngine, two: str
+) -> None:
+    other = await running.community(workspace("T9"))
+    (entry,) = (await entries(running, other)).values()
+    url = f"/api/internal/plugin/workspaces/{entry['id']}"
+    refused = await running.http.delete(url, headers={"X-Metagov-Community": two})
+    assert refused.status_code == 404, refused.text
+    gone = await running.http.delete(url, headers={"X-Metagov-Community": other})
+    assert gone.status_code == 204, gone.text
+
+
+@one_database
+async def test_instances_without_an_id_of_the_platform_are_named(running: RunningEngine) -> None:
+    community = await running.community(
+        {**RANDOMNESS, "instance": "a"}, {**RANDOMNESS, "instance": "b"}
+    )
+    answer = await running.act(community, "randomness.random-int", low=1, high=2)
+    assert answer.json()["detail"] == (
+        f"Plugin 'randomness' has multiple instances for community '{community}': 'a', 'b'. "
+        "Please name one by the header X-Metagov-Instance."
+    )

@@ -26,6 +26,7 @@ async def can_be_read(running: RunningEngine) -> bool:
     return [answer.status_code for answer in answers] == [200] * len(FEEDS)
 
 
+@one_database
 @pytest.mark.parametrize(
     ("deed", "words"),
     [

@@ -21,7 +21,7 @@ from engine.store import communities, pacing
 from engine.store.database import utc_now
 from engine.store.webhooks import ReceivedWebhook, insert_in_order
 from tests.conftest import new_database
-from tests.engine.conftest import RunningEngine, run_engine
+from tests.engine.conftest import RunningEngine, one_database, run_engine
 from tests.servers import eventually
 from tests.unit.invocations.conftest import tried
 from worker import make_workers
@@ -117,6 +117,7 @@ async def test_a_ballot_that_takes_the_closing_time_away_is_heeded(ballots: Ball
     assert (await ballots.record())["status"] == "pending"
 
 
+@one_database
 async def test_a_ballot_that_waits_for_a_paused_plugin_reaches_its_own_vote_only(
     ballots: Ballots,
 ) -> None:

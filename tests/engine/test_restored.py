@@ -16,6 +16,8 @@ import pytest
 from temporalio.client import Client
 
 from cli.restored import report
+from cli.run import engine_lock
+from cli.supervisor import StartError
 from engine.settings import Settings
 from engine.store import epochs, restoring
 from tests.conftest import new_database
@@ -293,6 +295,8 @@ async def test_the_command_tells_what_is_not_known(house: House) -> None:
         await running.act(community, "tutorial.times-two", value=2)
         await send(running, community, 1)
         await read_until(running, None, lambda found: numbers(found) == [1])
+    with engine_lock(settings.data_dir), pytest.raises(StartError, match="stop it before"):
+        await report(settings, again=False, ran=False)
     house.put_back()
     said = await report(settings, again=False, ran=False)
     assert "marked as restored" in said[0]
@@ -301,3 +305,5 @@ async def test_the_command_tells_what_is_not_known(house: House) -> None:
     again = await report(settings, again=False, ran=False)
     assert "was marked as restored" in again[0]
     assert again[1:] == said[1:]
+    with engine_lock(settings.data_dir):
+        assert await report(settings, again=False, ran=False) == again
