@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import signal
+import threading
 from contextlib import ExitStack
 
 from sandbox.discourse import api as discourse_api
@@ -18,7 +19,11 @@ from sandbox.twitter import state as twitter
 
 
 def main() -> None:
-    """Run the twins until Ctrl-C."""
+    """Run the twins until Ctrl-C or SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A shell's background command starts with SIGINT ignored.
+        signal.signal(number, lambda *_: stop.set())
     with ExitStack() as stack:
         group, forum, collective, timeline = (
             stack.enter_context(serve_in_thread(app, port))
@@ -40,11 +45,8 @@ def main() -> None:
             "Ctrl-C stops them.",
             flush=True,
         )
-        try:
-            while True:
-                time.sleep(3600)
-        except KeyboardInterrupt:
-            print("Stopped.")
+        stop.wait()
+        print("Stopped.")
 
 
 if __name__ == "__main__":
