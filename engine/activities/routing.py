@@ -29,7 +29,7 @@ from engine.invocations.receiver import request_of
 from engine.messages import COMPLETED
 from engine.resources import Engine
 from engine.sdk.registry import PluginDeclaration, Registry
-from engine.store import communities, processes, webhooks
+from engine.store import communities, pacing, processes, webhooks
 from engine.store.database import utc_now
 from engine.store.processes import Concerned, GovernanceProcess
 from engine.store.webhooks import ReceivedWebhook
@@ -37,6 +37,8 @@ from engine.store.webhooks import ReceivedWebhook
 log = structlog.get_logger()
 
 MOST_SIGNALS_AT_ONCE = 20
+# So long the calls of an instance are made in processes of their own when a worker died in one.
+ALONE_AFTER_A_DEATH = timedelta(minutes=1)
 # So far back webhooks may be that were signalled to a workflow and not handled when it was lost.
 LOST_WITH_WORKFLOW = timedelta(days=1)
 
@@ -127,6 +129,9 @@ async def route(engine: Engine, row: ReceivedWebhook, loaded: LoadedPlugin | Non
         await follow_up_again(engine, row)
     free = [process for process in concerned if process.in_place]
     # What took its worker down is found out one by one, by the workflows.
+    if free and was_cut_off():
+        until = utc_now() + ALONE_AFTER_A_DEATH
+        await engine.database.persist(lambda s: pacing.isolate(s, row.instance_id, until))
     if free and loaded is not None and not loaded.isolated and not was_cut_off():
         left = await handle_in_place(engine, row, loaded.instance_id, free)
         handled = {process.id for process in free}.difference(left)
