@@ -12,6 +12,7 @@ from datetime import timedelta
 from weakref import WeakValueDictionary
 
 import structlog
+from temporalio import activity
 
 from engine.errors import (
     EngineError,
@@ -125,7 +126,8 @@ async def route(engine: Engine, row: ReceivedWebhook, loaded: LoadedPlugin | Non
     keys = await _keys(engine, loaded, row) if loaded else None
     async with engine.database.read() as session:
         concerned = await processes.concerned_by(session, row.id, slugs, keys)
-    if was_cut_off():
+    # A worker that stops ends its activities too, and is no death.
+    if activity.in_activity() and activity.info().attempt > 1:
         await follow_up_again(engine, row)
     free = [process for process in concerned if process.in_place]
     # What took its worker down is found out one by one, by the workflows.
